@@ -1,0 +1,93 @@
+"""Writes constraints.txt from the environment it runs in: every package pinned, a reason beside every pin.
+
+Run as `make pins`, after trying new versions in .venv and passing the tests with them.
+"""
+
+import re
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# What the project itself asks for, and why it is held at one version.
+REASONS = {
+    "torch": "the engine's rules and the figures in bench/results were checked on it: install it first",
+    "numpy": "data sets and pictures; the version the tests ran with",
+    "transformers": "the stock models that must run unmodified",
+    "peft": "the LoRA adapters of the tests and the benchmark",
+    "pydantic": "run configurations",
+    "pyyaml": "run configurations on disk",
+    "types-pyyaml": "stubs of pyyaml",
+    "rich": "tables and progress bars; their layout is tested",
+    "typer": "the command; its help text is tested",
+    "scikit-learn": "the digits: accuracies depend on the split it makes",
+    "matplotlib": "the picture at the end of a run",
+    "pytest": "configuration in [tool.pytest] needs 9",
+    "pytest-xdist": "one test process per core",
+    "hypothesis": "examples are derandomised, and so depend on its version",
+    "scipy": "quantiles for the z-tests",
+    "psutil": "process memory, to cross-check the counted bytes",
+    "ruff": "a formatter must be the same everywhere",
+    "mypy": "a type checker must be the same everywhere",
+    "import-linter": "the direction of imports",
+    "sphinx": "warnings are errors, so its version matters",
+    "furo": "the theme",
+    "myst-parser": "pages in Markdown",
+    "pip": "the first with dependency groups is 25.1",
+}
+
+
+def canonical(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def asked_for() -> set[str]:
+    """The packages that pyproject.toml names, in its dependencies, extras and groups."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    lists = [
+        project["project"]["dependencies"],
+        *project["project"]["optional-dependencies"].values(),
+        *project["dependency-groups"].values(),
+    ]
+    return {package_of(entry) for entries in lists for entry in entries if isinstance(entry, str)}
+
+
+def package_of(requirement: str) -> str:
+    return canonical(re.split(r"[^\w.-]", requirement)[0])
+
+
+def closure(roots: set[str], installed: dict[str, metadata.Distribution]) -> dict[str, list[str]]:
+    """Each package that the roots need, with the packages that ask for it."""
+    users: dict[str, list[str]] = {root: [] for root in sorted(roots)}
+    waiting = list(users)
+    while waiting:
+        name = waiting.pop(0)
+        for requirement in installed[name].requires or []:
+            needed = package_of(requirement)
+            if "extra ==" in requirement or needed not in installed:
+                continue
+            if needed not in users:
+                users[needed] = []
+                waiting.append(needed)
+            users[needed].append(name)
+    return users
+
+
+def main() -> None:
+    installed = {canonical(d.metadata["Name"]): d for d in metadata.distributions()}
+    users = closure(asked_for() | {"pip"}, installed)
+    lines = [
+        "# Versions the tests ran with, on Linux and Python 3.11. Written by `make pins`.",
+        "# PyTorch first: `pip install torch==...` alone, then the rest; the Makefile does so.",
+    ]
+    for name in sorted(users):
+        reason = REASONS.get(name) or "needed by " + ", ".join(sorted(users[name])[:3])
+        version = installed[name].version.split("+")[0]
+        lines.append(f"{name}=={version}".ljust(37) + f" # {reason}")
+    (ROOT / "constraints.txt").write_text("\n".join(lines) + "\n")
+    print(f"constraints.txt: {len(lines) - 2} pins")
+
+
+if __name__ == "__main__":
+    main()

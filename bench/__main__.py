@@ -1,0 +1,83 @@
+"""`python -m bench` times every rival on every net; `python -m bench memory` measures memory over depth;
+`python -m bench functions` descends the test functions."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from bench import machine
+from bench.nets import NETS
+
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=False)
+console = Console(width=None if Console().is_terminal else 140)
+
+Allocator = Annotated[
+    bool,
+    typer.Option("--keep-pages/--stock-pages", help="Keep freed pages (for all rivals), or leave glibc alone."),
+]
+
+
+def _settle(keep_pages: bool) -> dict[str, object]:
+    """The same conditions for everyone, printed."""
+    warnings.filterwarnings("ignore")  # other libraries' deprecations would tear the tables
+    allocator = machine.keep_pages() if keep_pages else machine.stock_pages()
+    machine.one_thread()
+    host = machine.describe(allocator)
+    versions = ", ".join(f"{package} {version or 'not installed'}" for package, version in host["versions"].items())
+    console.print(f"{host['cpu']}, {host['cores']} cores, {host['threads']} thread used; {versions}")
+    console.print(f"allocator: {allocator}")
+    return host
+
+
+@app.callback(invoke_without_command=True)
+def time(
+    context: typer.Context,
+    net: Annotated[list[str] | None, typer.Option(help="Only these nets.")] = None,
+    rival: Annotated[list[str] | None, typer.Option(help="Only rivals whose name contains one of these.")] = None,
+    tangents: Annotated[list[int] | None, typer.Option(help="K; by default 1 and 8.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the best one counts.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the tangents that all rivals push.")] = 0,
+    keep_pages: Allocator = True,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Times every rival, after checking that all compute the same."""
+    if context.invoked_subcommand is not None:
+        return
+    from bench.speed import speed
+
+    unknown = sorted(set(net or ()) - set(NETS))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(NETS)}")
+    host = _settle(keep_pages)
+    speed(console, host, net or list(NETS), rival or [], tangents or [1, 8], rounds, seed, save)
+
+
+@app.command()
+def memory(
+    depth: Annotated[list[int] | None, typer.Option(help="Layers; by default 6, 12, 24 and 48.")] = None,
+    keep_pages: Allocator = False,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Peak memory over depth, and whether a step makes any tensor of the gradient's size."""
+    from bench.depth import memory_over_depth
+
+    memory_over_depth(console, _settle(keep_pages), depth or [6, 12, 24, 48], save)
+
+
+@app.command()
+def functions(
+    seed: Annotated[list[int] | None, typer.Option(help="By default 0, 1 and 2.")] = None,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Descends the sphere and Rosenbrock's valley."""
+    from bench.functions import functions as descend
+
+    descend(console, _settle(False), seed or [0, 1, 2], save)
+
+
+if __name__ == "__main__":
+    app()

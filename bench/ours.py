@@ -1,0 +1,50 @@
+"""This library's rows of the tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import count
+
+import torch
+from torch import Tensor
+
+import forwardgrad as fg
+from bench.draws import Factors
+from bench.nets import Net
+from bench.rivals import Rival
+from forwardgrad.module import ModuleObjective
+from forwardgrad.tangents import Tangents
+from forwardgrad.tangents.kinds import Dense, RankOne
+
+
+def _kinds(draws: Mapping[str, Factors]) -> Tangents:
+    return Tangents({n: Dense(f.left) if f.right is None else RankOne(f.left, f.right) for n, f in draws.items()})
+
+
+def our_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> list[Rival]:
+    """The forward gradient with rank-one tangents, and for one tangent the methods that take none.
+
+    Args:
+        net: model, loss and batch.
+        draws: the tangents that `slopes()` pushes.
+        num_tangents: K.
+    """
+    objective = ModuleObjective(net.model, net.loss_fn, *net.batch)
+    tangents = _kinds(draws)
+    steps = count()
+
+    def slopes() -> Tensor:
+        with torch.no_grad():
+            return objective.push(objective.params, tangents).slopes
+
+    def gradient(method: object) -> None:
+        net.model.zero_grad(set_to_none=True)
+        fg.backward(method, net.model, net.loss_fn, *net.batch, key=fg.Key(0, next(steps)))
+
+    forward = fg.ForwardGradient(num_tangents=num_tangents)
+    spsa = fg.SPSA(num_tangents=num_tangents)
+    return [
+        Rival("fg.ForwardGradient", slopes, lambda: gradient(forward)),
+        Rival("fg.SPSA", None, lambda: gradient(spsa), exact=False),
+        Rival("fg.CheckpointedBackprop", None, lambda: gradient(fg.CheckpointedBackprop())),
+    ]

@@ -1,0 +1,42 @@
+"""Sphinx configuration. Builds offline; `make docs` treats warnings as errors."""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+
+import docstrings  # noqa: E402 beside this file
+import passports  # noqa: E402
+
+project = "forwardgrad"
+author = "The forwardgrad authors"
+copyright = "the forwardgrad authors, Apache-2.0"
+release = version = metadata.version("forwardgrad")
+language = "en_GB"
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+exclude_patterns = ["_build"]
+nitpicky = False  # types of torch would be looked up on the network
+
+html_theme = "furo"
+html_title = "forwardgrad"
+html_show_sourcelink = False
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+default_role = "code"
+autodoc_default_options = {"members": True}
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+autodoc_preserve_defaults = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+
+def setup(app) -> None:
+    passports.write_pages(HERE / "methods" / "generated")
+    docstrings.setup(app)

@@ -1,0 +1,125 @@
+"""forwardgrad: train PyTorch models without storing activations; gradients come from forward passes.
+
+Names are imported when they are first used, so that the command line can answer before torch is loaded.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from forwardgrad import errors, testing
+    from forwardgrad.citation import cite
+    from forwardgrad.combine import Control, Mean, Mmse, Project
+    from forwardgrad.diagnosis import doctor
+    from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
+    from forwardgrad.forward_ad import push_forward, rule, stop_gradient
+    from forwardgrad.gradient import FactoredGradient
+    from forwardgrad.learning_rate import suggest_lr
+    from forwardgrad.measurement import Measurement, forward_baseline, measure
+    from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
+    from forwardgrad.module import ModuleObjective
+    from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
+    from forwardgrad.passport import Passport
+    from forwardgrad.slopes import Central, Jvp, OneSided
+    from forwardgrad.tangents import (
+        CoordinateDraw,
+        Gaussian,
+        Key,
+        MomentumMixed,
+        Orthonormal,
+        Rademacher,
+        RankOneRademacher,
+        Sparse,
+        Sphere,
+        Tangents,
+    )
+
+_WHERE = {
+    "citation": "cite",
+    "combine": "Control Mean Mmse Project",
+    "diagnosis": "doctor",
+    "estimate": "Accumulate Apply Collect Estimate Method backward",
+    "forward_ad": "push_forward rule stop_gradient",
+    "gradient": "FactoredGradient",
+    "learning_rate": "suggest_lr",
+    "measurement": "Measurement forward_baseline measure",
+    "methods": "SPSA Backprop CheckpointedBackprop ControlVariate ForwardGradient",
+    "module": "ModuleObjective",
+    "objective": "Chained Differentiable FunctionObjective Objective Sited",
+    "passport": "Passport",
+    "slopes": "Central Jvp OneSided",
+    "tangents": "CoordinateDraw Gaussian Key MomentumMixed Orthonormal Rademacher RankOneRademacher Sparse Sphere "
+    "Tangents",
+}
+_NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
+_MODULES = ("errors", "testing")
+
+__all__ = [
+    "SPSA",
+    "Accumulate",
+    "Apply",
+    "Backprop",
+    "Central",
+    "Chained",
+    "CheckpointedBackprop",
+    "Collect",
+    "Control",
+    "ControlVariate",
+    "CoordinateDraw",
+    "Differentiable",
+    "Estimate",
+    "FactoredGradient",
+    "ForwardGradient",
+    "FunctionObjective",
+    "Gaussian",
+    "Jvp",
+    "Key",
+    "Mean",
+    "Measurement",
+    "Method",
+    "Mmse",
+    "ModuleObjective",
+    "MomentumMixed",
+    "Objective",
+    "OneSided",
+    "Orthonormal",
+    "Passport",
+    "Project",
+    "Rademacher",
+    "RankOneRademacher",
+    "Sited",
+    "Sparse",
+    "Sphere",
+    "Tangents",
+    "backward",
+    "cite",
+    "doctor",
+    "errors",
+    "forward_baseline",
+    "measure",
+    "push_forward",
+    "rule",
+    "stop_gradient",
+    "suggest_lr",
+    "testing",
+]
+
+__version__ = version("forwardgrad")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _NAMES:
+        value = getattr(import_module(f"forwardgrad.{_NAMES[name]}"), name)
+    elif name in _MODULES:
+        value = import_module(f"forwardgrad.{name}")
+    else:
+        raise AttributeError(f"module 'forwardgrad' has no attribute {name!r}")
+    globals()[name] = value  # found once; a function wins over the module of the same name
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

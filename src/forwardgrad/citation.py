@@ -1,0 +1,54 @@
+"""References on demand: bibtex for exactly what is in use."""
+
+from __future__ import annotations
+
+_BIBTEX = {
+    "2202.08587": """@article{baydin2022gradients,
+  title={Gradients without Backpropagation},
+  author={Baydin, Atilim G{\\"u}ne{\\c{s}} and Pearlmutter, Barak A and Syme, Don and Wood, Frank and Torr, Philip},
+  journal={arXiv preprint arXiv:2202.08587},
+  year={2022}
+}""",
+    "2410.17764": """@article{fluegel2024beyond,
+  title={Beyond Backpropagation: Optimization with Multi-Tangent Forward Gradients},
+  author={Fl{\\"u}gel, Katharina and Coquelin, Daniel and Weiel, Marie and Streit, Achim and G{\\"o}tz, Markus},
+  journal={arXiv preprint arXiv:2410.17764},
+  year={2024}
+}""",
+    "2305.17333": """@article{malladi2023finetuning,
+  title={Fine-Tuning Language Models with Just Forward Passes},
+  author={Malladi, Sadhika and Gao, Tianyu and Nichani, Eshaan and Damian, Alex and Lee, Jason D and Chen, Danqi
+    and Arora, Sanjeev},
+  journal={arXiv preprint arXiv:2305.17333},
+  year={2023}
+}""",
+    "1604.06174": """@article{chen2016training,
+  title={Training Deep Nets with Sublinear Memory Cost},
+  author={Chen, Tianqi and Xu, Bing and Zhang, Chiyuan and Guestrin, Carlos},
+  journal={arXiv preprint arXiv:1604.06174},
+  year={2016}
+}""",
+    "2306.09782": """@article{lv2023full,
+  title={Full Parameter Fine-tuning for Large Language Models with Limited Resources},
+  author={Lv, Kai and Yang, Yuqing and Liu, Tengxiao and Gao, Qinghui and Guo, Qipeng and Qiu, Xipeng},
+  journal={arXiv preprint arXiv:2306.09782},
+  year={2023}
+}""",
+    "1809.03054": """@inproceedings{hanzely2018sega,
+  title={{SEGA}: Variance Reduction via Gradient Sketching},
+  author={Hanzely, Filip and Mishchenko, Konstantin and Richt{\\'a}rik, Peter},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2018},
+  eprint={1809.03054}
+}""",
+}
+
+
+def cite(*methods: object) -> str:
+    """Bibtex entries of the papers that the docstrings of `methods` refer to, each once.
+
+    Args:
+        methods: methods, or their classes.
+    """
+    docs = [(m if isinstance(m, type) else type(m)).__doc__ or "" for m in methods]
+    return "\n\n".join(entry for number, entry in _BIBTEX.items() if any(number in doc for doc in docs))

@@ -1,0 +1,184 @@
+"""Products: y = x W^T + b and its relatives.
+
+A weight tangent that is rank-one, V_k = a_k b_k^T, costs two thin products instead of a full one:
+V_k x = a_k (b_k . x). In one pass over the output, s_k = x . b_k and the bias tangent ride together:
+
+    dy_k = dx_k W^T + [s_k, 1] [a_k; db_k]
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from forwardgrad.forward_ad.dual import aligned, primal, structure, tangent
+from forwardgrad.forward_ad.registry import rule
+from forwardgrad.tangents.kinds import Kind, RankOne
+
+Pair = tuple[Tensor, Tensor | None]
+
+
+def add_outer(dy: Tensor | None, s: Tensor | None, a: Tensor | None, db: Tensor | None, like: Tensor) -> Tensor:
+    """dy_k + s_k a_k^T + 1 db_k^T, in place where dy is there.
+
+    Args:
+        dy: [K, *, m] or None.
+        s: [*, K] inner products, or None.
+        a: [K, m], or None.
+        db: [K, m] or None.
+        like: [*, m] the primal output, which gives shape and dtype.
+    """
+    m = like.shape[-1]
+    if s is None:
+        assert db is not None
+        db = db.to(like.dtype).reshape(db.shape[0], *(1,) * (like.ndim - 1), m)
+        return db.expand(db.shape[0], *like.shape).clone() if dy is None else dy.add_(db)
+    assert a is not None
+    k = a.shape[0]
+    left, right = s.reshape(-1, k).t().unsqueeze(-1), a.to(like.dtype).unsqueeze(1)  # [K, M, 1], [K, 1, m]
+    if db is not None:
+        left = torch.cat([left, torch.ones_like(left)], dim=-1)
+        right = torch.cat([right, db.to(like.dtype).unsqueeze(1)], dim=1)
+    if dy is None:
+        return torch.bmm(left, right).view(k, *like.shape)
+    flat = dy.view(k, -1, m)
+    if k == 1:
+        flat[0].addmm_(left[0], right[0])
+    else:
+        flat.baddbmm_(left, right)
+    return dy
+
+
+def push_weight(x: Tensor, dw: Kind | Tensor, dy: Tensor | None, db: Tensor | None, y: Tensor) -> Tensor:
+    """dy_k + x V_k (+ db_k) for a weight tangent V [K, n, m] in any form, x: [*, n], y: [*, m]."""
+    if isinstance(dw, RankOne) and dw.b.ndim == 2:
+        s = F.linear(x, dw.a.to(x.dtype))  # [*, K]: x . a_k, for V_k = a_k b_k^T of shape (n, m)
+        return add_outer(dy, s, dw.b, db, y)
+    v = dw if isinstance(dw, Tensor) else dw.dense()
+    v = v.to(x.dtype)
+    flat = x.reshape(1, -1, x.shape[-1])
+    if dy is None:
+        dy = torch.matmul(flat, v).view(v.shape[0], *y.shape)
+    elif dy.is_contiguous() and dy.dtype == x.dtype:
+        dy.view(v.shape[0], -1, y.shape[-1]).baddbmm_(flat.expand(v.shape[0], -1, -1), v)
+    else:
+        dy = dy + torch.matmul(flat, v).view(v.shape[0], *y.shape)
+    return dy if db is None else add_outer(dy, None, None, db, y)
+
+
+def transposed(dw: Kind | Tensor) -> Kind | Tensor:
+    """The tangents of W^T from those of W."""
+    return dw.mT if isinstance(dw, Tensor) else dw.transpose()
+
+
+@rule(F.linear)
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Pair:
+    x, w = primal(input), primal(weight)
+    dx, dw, db = tangent(input), structure(weight), tangent(bias)
+    if w.ndim == 1:
+        return NotImplemented
+    y = F.linear(x, w, primal(bias))
+    dy = None
+    if dx is not None and db is not None and dx.shape[0] == 1:  # one bias tangent rides in the product for nothing
+        dy, db = F.linear(dx[0], w, db[0]).unsqueeze(0), None
+    elif dx is not None:
+        dy = F.linear(dx, w)
+    if dw is not None:
+        return y, push_weight(x.to(y.dtype), transposed(dw), dy, db, y)
+    return y, dy if db is None else add_outer(dy, None, None, db, y)
+
+
+@rule(torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.mm, Tensor.mm, torch.bmm, Tensor.bmm)
+def matmul(a: Tensor, b: Tensor) -> Pair:
+    x, w = primal(a), primal(b)
+    if x.ndim == 1 or w.ndim == 1:
+        return matmul_vector(a, b)
+    y = torch.matmul(x, w)
+    da, dw = structure(a), structure(b)
+    if isinstance(da, RankOne) and x.ndim == w.ndim == 2 and dw is None:  # V w = (w^T V^T)^T
+        return y, push_weight(w.t(), transposed(da), None, None, y.t()).mT
+    dx = tangent(a)
+    dy = None if dx is None else torch.matmul(aligned(dx, y.ndim), w)
+    if dw is None:
+        return y, dy
+    if w.ndim == 2:
+        return y, push_weight(x.to(y.dtype), dw, dy, None, y)
+    dyw = torch.matmul(x, aligned(dw if isinstance(dw, Tensor) else dw.dense(), y.ndim))
+    return y, dyw if dy is None else dy.add_(dyw)
+
+
+@rule(Tensor.__rmatmul__)
+def rmatmul(b: Tensor, a: Tensor) -> Pair:
+    return matmul(a, b)
+
+
+def matmul_vector(a: Tensor, b: Tensor) -> Any:
+    """Products with a vector, by making it a matrix."""
+    x, w = primal(a), primal(b)
+    y = torch.matmul(x, w)
+    dx, dw = tangent(a), tangent(b)
+    dy = None
+    if dx is not None:
+        dy = torch.matmul(dx.unsqueeze(-2) if x.ndim == 1 else dx, w.unsqueeze(-1) if w.ndim == 1 else w)
+    if dw is not None:
+        left, right = x.unsqueeze(-2) if x.ndim == 1 else x, dw.unsqueeze(-1) if w.ndim == 1 else dw
+        if (x.ndim == 1 and w.ndim > 1) or w.ndim == 1:
+            dyw = torch.matmul(left, right)
+        dy = dyw.reshape(-1, *y.shape) if dy is None else dy.reshape(-1, *y.shape) + dyw.reshape(-1, *y.shape)
+    return y, dy.reshape(-1, *y.shape) if dy is not None else None
+
+
+@rule(torch.addmm, Tensor.addmm)
+def addmm(input: Tensor, mat1: Tensor, mat2: Tensor, *, beta: float = 1, alpha: float = 1) -> Pair:
+    if beta != 1 or alpha != 1:
+        return NotImplemented
+    x, w = primal(mat1), primal(mat2)
+    y = torch.addmm(primal(input), x, w)
+    dx, dw, db = tangent(mat1), structure(mat2), tangent(input)
+    dy = None if dx is None else torch.matmul(dx, w)
+    row = db if db is not None and db.ndim == 2 and db.shape[-1] == y.shape[-1] else None
+    if dw is not None:
+        dy = push_weight(x.to(y.dtype), dw, dy, row, y)
+    elif row is not None:
+        dy = add_outer(dy, None, None, row, y)
+    if db is not None and row is None:
+        full = aligned(db, 2)
+        dy = full.expand(-1, *y.shape).clone() if dy is None else dy.add_(full)
+    return y, dy
+
+
+@rule(torch.baddbmm, Tensor.baddbmm)
+def baddbmm(input: Tensor, batch1: Tensor, batch2: Tensor, *, beta: float = 1, alpha: float = 1) -> Pair:
+    y = torch.baddbmm(primal(input), primal(batch1), primal(batch2), beta=beta, alpha=alpha)
+    _, dproduct = matmul(batch1, batch2)
+    dinput = tangent(input)
+    if dproduct is not None and alpha != 1:
+        dproduct = dproduct.mul_(alpha)
+    if dinput is None:
+        return y, dproduct
+    dinput = aligned(dinput, y.ndim) * beta
+    return y, dinput.expand(-1, *y.shape).clone() if dproduct is None else dproduct.add_(dinput)
+
+
+@rule(torch.einsum)
+def einsum(equation: str, *operands: Any) -> Any:
+    """Multilinear: the sum over operands of the same contraction with one of them replaced by its tangent."""
+    if len(operands) == 1 and isinstance(operands[0], (list, tuple)):
+        operands = tuple(operands[0])
+    if not isinstance(equation, str) or "..." in equation or "->" not in equation or "Z" in equation:
+        return NotImplemented
+    inputs, output = equation.replace(" ", "").split("->")
+    letters, values = inputs.split(","), [primal(x) for x in operands]
+    y = torch.einsum(equation, *values)
+    dy: Tensor | None = None
+    for i, x in enumerate(operands):
+        dx = tangent(x)
+        if dx is None:
+            continue
+        moved = ",".join("Z" + s if i == j else s for j, s in enumerate(letters))
+        term = torch.einsum(f"{moved}->Z{output}", *values[:i], dx, *values[i + 1 :])
+        dy = term if dy is None else dy.add_(term)
+    return y, dy

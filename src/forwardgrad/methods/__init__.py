@@ -1,0 +1,11 @@
+"""Methods: one file each, all of the type `Method`."""
+
+from __future__ import annotations
+
+from forwardgrad.methods.backprop import Backprop
+from forwardgrad.methods.checkpointed import CheckpointedBackprop
+from forwardgrad.methods.control import ControlVariate
+from forwardgrad.methods.forward import ForwardGradient
+from forwardgrad.methods.spsa import SPSA
+
+__all__ = ["SPSA", "Backprop", "CheckpointedBackprop", "ControlVariate", "ForwardGradient"]

@@ -1,0 +1,148 @@
+"""Forward gradients: the gradient from slopes along random tangents."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from forwardgrad.combine import Combine, combiner
+from forwardgrad.errors import InputError, LostTangentError
+from forwardgrad.estimate import Deliver, Estimate
+from forwardgrad.objective import Differentiable, Objective, Params, finite, require
+from forwardgrad.passport import Passport
+from forwardgrad.slopes import Jvp, Slope, slope
+from forwardgrad.tangents import Key, Sampler, Tangents, sampler
+
+
+@dataclass(frozen=True)
+class ForwardGradient:
+    r"""Gradient estimate from directional derivatives along random tangents.
+
+    .. math:: \hat g = \tfrac1K \sum_{k=1}^K (\nabla f \cdot v_k)\, v_k, \qquad \mathbb E[v_k v_k^\top] = I
+
+    Unbiased, since :math:`\mathbb E[v v^\top] \nabla f = \nabla f`. Its length is about :math:`\sqrt{n/K}\,|\nabla f|`,
+    so a learning rate found with backprop diverges: use ``scale="mmse"``, or `fg.suggest_lr`.
+
+    Knows:     tangents (one push of K tangents; no backward pass, no tape)
+    Cost:      1 + K forward passes with rank-one tangents, 1 + 2K with dense ones
+    Memory:    one forward pass and K times its live activations; chunk_size bounds K
+    Bias:      0 (mean); scaled by K/(n+K-1) (mmse); projected onto the span of the tangents (project)
+    Variance:  (n - 1)/K |grad f|^2 for signs, (n + 1)/K for Gaussian tangents, n parameters
+
+    Args:
+        num_tangents: K >= 1.
+        tangents: "rank_one" (signs; outer products for matrices and kernels), "rademacher", "gaussian", "sphere",
+            "orthonormal", "coordinate", or a sampler.
+        combine: "mean", "project", "mmse", or an object.
+        slope: "jvp", "central", "one_sided", or an object.
+        scale: "unbiased", "mmse" (nearest to the gradient in mean square), or a factor.
+        chunk_size: tangents pushed at once; None for all, "auto" to fit `byte_budget`.
+        byte_budget: bytes above the weights for "auto".
+
+    Raises:
+        InputError: K < 1, an unknown name, K > n for orthonormal and coordinate tangents.
+        RungError: an objective that cannot push tangents.
+
+    References:
+        | Gradients without Backpropagation (Baydin et al., 2022), Algorithm 1, arXiv 2202.08587
+        | Multi-Tangent Forward Gradients (Fluegel et al., 2024), section 3, arXiv 2410.17764
+
+    Note:
+        Signs in place of Gaussians, the choice of least variance; in a matrix as outer products of signs, which cost
+        one matrix-vector product and have the same mean and mean squared error for any gradient. Their slopes have
+        heavier tails where the gradient is itself of low rank.
+    """
+
+    num_tangents: int = 1
+    tangents: str | Sampler = "rank_one"
+    combine: str | Combine = "mean"
+    slope: str | Slope = "jvp"
+    scale: Literal["unbiased", "mmse"] | float = "unbiased"
+    chunk_size: int | Literal["auto"] | None = None
+    byte_budget: int | None = None
+
+    passport: ClassVar[Passport] = Passport(
+        knows="tangents (one push of K tangents; no backward pass, no tape)",
+        cost="1 + K forward passes with rank-one tangents, 1 + 2K with dense ones",
+        memory="one forward pass and K times its live activations; chunk_size bounds K",
+        bias="0 (mean); scaled by K/(n+K-1) (mmse); projected onto the span of the tangents (project)",
+        variance="(n - 1)/K for signs, (n + 1)/K for Gaussian tangents",
+        paper="Baydin et al. 2022, Algorithm 1, arXiv 2202.08587",
+        rung=1,
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.num_tangents, bool) or not isinstance(self.num_tangents, int) or self.num_tangents < 1:
+            raise InputError("num_tangents needs a whole number K >= 1", repr(self.num_tangents), "use 1 or more")
+        if isinstance(self.scale, str) and self.scale not in ("unbiased", "mmse"):
+            raise InputError('scale needs "unbiased", "mmse" or a factor', repr(self.scale), "use one of them")
+        sample = sampler(self.tangents)
+        measure = slope(self.slope)
+        combiner(self.combine, sample), Jvp(self.chunk_size, self.byte_budget)
+        if self.chunk_size is not None and not isinstance(measure, Jvp):
+            raise InputError(
+                "chunk_size needs slopes that are pushed",
+                f"slope={self.slope!r}",
+                "leave it out: finite differences take one tangent at a time",
+            )
+
+    def __call__(
+        self, objective: Objective, params: Params, *, key: Key | None = None, into: Deliver | None = None
+    ) -> Estimate:
+        with torch.no_grad():
+            sample = sampler(self.tangents)
+            combine, measure = combiner(self.combine, sample), slope(self.slope)
+            if isinstance(measure, Jvp):
+                objective = require(self, objective, Differentiable)
+                measure = Jvp(self.chunk_size, self.byte_budget) if self.chunk_size is not None else measure
+            key = key if key is not None else Key.draw()
+
+            with at_full_precision(params):
+                v = admitted(objective, sample(params, self.num_tangents, key))
+            loss, c, aux, reached = measure(objective, params, v)
+            finite(loss, c)
+            v = reaching(v, reached)
+            s = self._scale(combine, sample, v)
+            with at_full_precision(params):
+                return Estimate(loss, combine(c, v, s), c, key, aux)
+
+    def _scale(self, combine: Combine, sample: Sampler, v: Tangents) -> float:
+        if self.scale == "unbiased":
+            return 1.0
+        if self.scale == "mmse":
+            return combine.shrinkage(sample, v.numel, v.num_tangents)
+        return float(self.scale)
+
+
+def at_full_precision(params: Params) -> AbstractContextManager[object]:
+    """Outside the caller's autocast, which is meant for the model and not for the sums over tangents."""
+    device = next((p.device.type for p in params.values()), "cpu")
+    known = torch.amp.is_autocast_available(device)
+    return torch.autocast(device, enabled=False) if known and torch.is_autocast_enabled(device) else nullcontext()
+
+
+def admitted(objective: Objective, v: Tangents) -> Tangents:
+    """The tangents that the objective lets its parameters have."""
+    admit = getattr(objective, "admit", None)
+    return v if admit is None else admit(v)
+
+
+def reaching(v: Tangents, reached: frozenset[str] | None) -> Tangents:
+    """The tangents of the parameters that the loss depends on: the rest would only add noise to their own gradient.
+
+    Raises:
+        LostTangentError: the loss depends on none of them.
+    """
+    if reached is None or len(reached) == len(v):
+        return v
+    if not reached:
+        raise LostTangentError(
+            "a gradient needs the loss to depend on a parameter in a way that tangents can follow",
+            "a loss that none of the tangents reached",
+            "compute it with tensors from the parameters to the end; for a black box use fg.SPSA",
+            path="loss",
+        )
+    return Tangents({name: kind for name, kind in v.items() if name in reached})

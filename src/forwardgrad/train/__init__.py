@@ -1,0 +1,17 @@
+"""The training room: typed configs, tasks, one loop, fair comparisons and their reports.
+
+The library never trains; this room does, and the command `forwardgrad` is its door.
+
+| module | holds |
+|---|---|
+| `config` | `RunConfig`, read from YAML, options and `--set key=value`; unknown keys are errors |
+| `tasks/` | one file per task: data, model, loss, score |
+| `methods` | one small class per method name: its settings, and how it is built |
+| `loop` | `train_run`: one method, one seed; with `batches`, `descent` (the optimizer), `seeding` |
+| `comparison` | several methods, the same seeds, the same number of forward passes; `demo` is one of them |
+| `depth` | memory of a step as a net gets deeper |
+| `record`, `output` | what a run leaves behind, written atomically |
+| `summary`, `report`, `picture`, `passports` | rows, tables and progress bars, the figure, what each method needs |
+
+Nothing is imported here, so that `forwardgrad --help` need not wait for torch.
+"""

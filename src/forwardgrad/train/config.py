@@ -1,0 +1,172 @@
+"""`RunConfig`: everything that decides a run, from YAML, options and `--set key=value`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, model_validator
+
+from forwardgrad.errors import ConfigError
+from forwardgrad.train.methods import CHOICES, MethodChoice
+from forwardgrad.train.nearest import nearest
+from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict
+from forwardgrad.train.tasks import AnyTask, TaskChoice
+from forwardgrad.train.tasks.digits import Digits
+
+_BRANCHES: dict[Any, type[BaseModel]] = {
+    choice.model_fields["name"].default: choice for choice in (*CHOICES, *get_args(AnyTask))
+}
+_BUDGETS = ("steps", "epochs", "forwards")
+
+
+class RunConfig(Strict):
+    """One method on one task.
+
+    Args:
+        task: a task's name, or its name and settings.
+        method: a method's name, or its name and settings.
+        lr: learning rate at the start, falling linearly to zero unless `schedule` says otherwise; where unset, the one
+            that the task names for the method.
+        momentum: of SGD.
+        schedule: "linear" or "constant".
+        steps: budget in optimizer steps,
+        epochs: or in passes over the training part (the task's own where no budget is set),
+        forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared.
+        evaluations: how often the validation part is scored along the way.
+        seeds: one run per seed; a seed fixes weights, data order, dropout and tangents.
+        threads: of torch; one is fastest for small nets, and keeps wall times comparable.
+    """
+
+    task: TaskChoice = Digits()
+    method: MethodChoice
+    lr: PositiveFloat | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Literal["linear", "constant"] = "linear"
+    steps: PositiveInt | None = None
+    epochs: PositiveFloat | None = None
+    forwards: PositiveFloat | None = None
+    evaluations: PositiveInt = 20
+    seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    threads: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> RunConfig:
+        given = [name for name in _BUDGETS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"one budget, not {' and '.join(given)}")
+        return self
+
+    @property
+    def learning_rate(self) -> float:
+        """`lr`, or the task's own for the method."""
+        return self.task.learning_rates[self.method.name] if self.lr is None else self.lr
+
+    def resolved(self) -> RunConfig:
+        """The same run with nothing left to a default of the task."""
+        budget = {} if any(getattr(self, name) for name in _BUDGETS) else {"epochs": self.task.epochs}
+        return self.model_copy(update={"lr": self.learning_rate, **budget})
+
+
+def read_config(source: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
+    """The config in a YAML file, with overrides on top.
+
+    Args:
+        source: YAML file; None for an empty one.
+        overrides: dotted keys ("method.num_tangents") and values, applied in order.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is unknown or wrong.
+    """
+    tree = _read_yaml(source) if source is not None else {}
+    tree.setdefault("method", "forward")
+    for key, value in overrides.items():
+        _set(tree, key, value)
+    return build_config(tree)
+
+
+def build_config(tree: Mapping[str, Any]) -> RunConfig:
+    """Validates a tree of plain values; ConfigError names the first wrong key and the nearest right one."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise _explain(error) from error
+
+
+def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
+    """`["lr=0.1", "method.num_tangents=4"]` as overrides; values are read as YAML."""
+    overrides = {}
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError("--set needs key=value", f"`{setting}`", "write for example --set lr=0.1")
+        try:
+            overrides[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError("--set needs a YAML value", f"`{value}`", "quote it", path=key) from error
+    return overrides
+
+
+def _read_yaml(source: Path) -> dict[str, Any]:
+    needs = "a config needs a readable YAML file of keys and values"
+    try:
+        tree = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except OSError as error:
+        found, cure = error.strerror or str(error), "check the path"
+        raise ConfigError(needs, found, cure, path=str(source)) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        found = " ".join(str(error).split())
+        raise ConfigError(needs, found, "mend that place", path=str(source)) from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise ConfigError(needs, f"a {type(tree).__name__}", "write `key: value` lines", path=str(source))
+    return tree
+
+
+def _set(tree: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for parent in parents:
+        below = tree.get(parent)
+        # `method: forward` in the file and `method.num_tangents=4` on top of it belong together.
+        below = {"name": below} if isinstance(below, str) else below or {}
+        if not isinstance(below, dict):
+            cure = f"set `{parent}` itself"
+            raise ConfigError("a dotted key needs keys below it", f"the value {below}", cure, path=key)
+        below = dict(below)
+        tree[parent] = below
+        tree = below
+    old = tree.get(last)
+    if not (isinstance(old, dict) and old.get("name") == value):  # the same name again keeps its settings
+        tree[last] = value
+
+
+def _explain(error: ValidationError) -> ConfigError:
+    # Unknown keys first: a misspelt key is often the reason why another one is missing.
+    problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
+    # pydantic puts the chosen branch of a union into the place; people did not write it.
+    place = [str(part) for i, part in enumerate(problem["loc"]) if not (i == 1 and part in _BRANCHES)]
+    path = ".".join(place)
+    match problem["type"]:
+        case "extra_forbidden":
+            known = _model_at(problem["loc"]).model_fields
+            cure = nearest(place[-1], known)
+            return ConfigError("a config needs known keys", "an unknown one", cure, path=path)
+        case "literal_error" | "union_tag_invalid":
+            context = problem["ctx"]
+            names = str(context.get("expected") or context["expected_tags"]).replace(" or ", ", ").split(", ")
+            found = context.get("tag", problem["input"])
+            cure = nearest(str(found), [name.strip("'") for name in names])
+            return ConfigError("a config needs known names", f"`{found}`", cure, path=path)
+        case "value_error":
+            return ConfigError("a budget needs one unit", str(problem["ctx"]["error"]), "drop all but one")
+        case _:
+            wanted = problem["msg"].removeprefix("Input should be ").split(",")[0]
+            cure = f"give one that is {wanted}" if wanted in problem["msg"][16:] else f"mind that {wanted.lower()}"
+            return ConfigError("a config needs values that fit", f"`{problem['input']}`", cure, path=path)
+
+
+def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    return _BRANCHES[location[1]] if len(location) > 2 else RunConfig

@@ -1,0 +1,114 @@
+"""What a run leaves behind: plain numbers, one JSON document, one format for every command."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+FORMAT = "forwardgrad.record/1"
+_PACKAGES = ("forwardgrad", "torch", "numpy", "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One place on a run's curve.
+
+    Args:
+        step: optimizer steps taken.
+        forwards: forward passes spent, counted by FLOPs; evaluations, the same for all, are not.
+        seconds: time spent in steps, evaluations left out.
+        train_loss: mean over the steps since the point before (the first point: None).
+        validation_loss: on the whole validation part.
+        validation_accuracy: on the whole validation part.
+    """
+
+    step: int
+    forwards: float
+    seconds: float
+    train_loss: float | None
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one step takes, from `fg.measure` on the first batch."""
+
+    forward_passes: float
+    peak_bytes: int
+    tape_bytes: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method, one seed.
+
+    Args:
+        seed: of weights, data order, dropout and tangents.
+        cost: of one step.
+        curve: points in order of time.
+        best_step: the step whose weights did best on the validation part; only these met the test part.
+        test_loss: of those weights.
+        test_accuracy: of those weights.
+        weights: checksum of the final weights, to compare two runs bit for bit.
+    """
+
+    seed: int
+    cost: Cost
+    curve: tuple[Point, ...]
+    best_step: int
+    test_loss: float
+    test_accuracy: float
+    weights: str
+
+
+@dataclass(frozen=True)
+class Deeper:
+    """What a step holds on a net of so many residual blocks, over weights and batch."""
+
+    blocks: int
+    peak_bytes: int
+    tape_bytes: int
+
+
+@dataclass
+class Entry:
+    """All runs of one method, under one config, and its memory on deeper nets where that was asked for."""
+
+    label: str
+    config: dict[str, Any]
+    runs: list[Run] = field(default_factory=list)
+    deeper: list[Deeper] = field(default_factory=list)
+
+
+@dataclass
+class Record:
+    """A whole command: who ran what, with which versions, and every curve."""
+
+    command: list[str]
+    entries: list[Entry]
+    finished: bool = False
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    versions: dict[str, str] = field(default_factory=lambda: versions())
+    format: str = FORMAT
+
+    def to_json(self) -> bytes:
+        """The record as an indented JSON document."""
+        return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+
+
+def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:
+    """Versions of Python, the platform and the packages that decide a result."""
+    found = {"python": platform.python_version(), "platform": sys.platform, "machine": platform.machine()}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found

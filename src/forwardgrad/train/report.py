@@ -1,0 +1,134 @@
+"""What a command shows on the terminal: moving bars while it trains, a table when it is done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import TracebackType
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from forwardgrad.train.comparison import Contender
+from forwardgrad.train.loop import Progress as Place
+from forwardgrad.train.record import Record, Run
+from forwardgrad.train.summary import PALETTE, summarise
+
+_WIDE = 110  # columns from which there is room for the speed
+
+
+class Silence:
+    """A watcher that shows nothing."""
+
+    def progress(self, row: int, seed_index: int, now: Place) -> None:
+        """Says nothing."""
+
+    def finished(self, row: int, run: Run) -> None:
+        """Says nothing."""
+
+
+class Bars:
+    """A watcher with one bar per contender; use as a context manager.
+
+    Args:
+        console: where to draw.
+        contenders: the rows.
+    """
+
+    def __init__(self, console: Console, contenders: Sequence[Contender]) -> None:
+        columns: list[ProgressColumn] = [
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=10 if console.width < _WIDE else 30),
+            TextColumn("[dim]seed[/] {task.fields[seed]}"),
+            TextColumn("[dim]loss[/] {task.fields[loss]}"),
+            TextColumn("{task.fields[accuracy]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        ]
+        if console.width >= _WIDE:
+            columns.insert(-1, TextColumn("[dim]{task.fields[speed]}"))
+        self._bars = Progress(*columns, console=console)
+        self._ids = [self._add(place, one) for place, one in enumerate(contenders)]
+
+    def _add(self, place: int, contender: Contender) -> TaskID:
+        colour, num_seeds = PALETTE[place % len(PALETTE)], len(contender.config.seeds)
+        return self._bars.add_task(
+            f"[{colour}]●[/] {contender.label}",
+            total=num_seeds,
+            start=False,
+            seed=f"-/{num_seeds}",
+            loss="     -",
+            accuracy="     -",
+            speed="",
+            num_seeds=num_seeds,
+        )
+
+    def __enter__(self) -> Bars:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def progress(self, row: int, seed_index: int, now: Place) -> None:
+        """Moves the contender's bar and its figures."""
+        if now.step == 0 and seed_index == 0:
+            self._bars.start_task(self._ids[row])
+        task = self._bars.tasks[row]
+        point = now.point
+        loss = point.validation_loss if point.train_loss is None else point.train_loss
+        speed = f"{point.forwards / point.seconds:,.0f} forwards/s" if point.seconds else ""
+        self._bars.update(
+            self._ids[row],
+            completed=seed_index + now.step / now.steps,
+            seed=f"{seed_index + 1}/{task.fields['num_seeds']}",
+            loss=f"{loss:.4f}",
+            accuracy=f"{100 * point.validation_accuracy:4.1f} %",
+            speed=speed,
+        )
+
+    def finished(self, row: int, run: Run) -> None:
+        """Leaves the bar where the last report put it."""
+
+
+def results_table(record: Record) -> Table:
+    """The table a comparison ends with: accuracy with its spread, and what it cost."""
+    rows = summarise(record.entries)
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=_title(record))
+    table.title_justify = table.caption_justify = "left"
+    table.caption = (
+        "Accuracy: mean ± standard deviation over seeds, on the test part, of the weights that did best "
+        "on the validation part. Forwards: forward passes, counted by FLOPs. Peak and tape: bytes of one "
+        "step, over weights and batch."
+    )
+    table.add_column("method")
+    for heading in ("test\naccuracy", "forwards\nper step", "forwards\nin all", "wall\ntime", "peak", "tape"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    best = max((row.accuracy.mean for row in rows), default=0.0)
+    for row in rows:
+        accuracy = row.accuracy.percent
+        table.add_row(
+            f"[{row.colour}]●[/] {row.label}",
+            f"[bold]{accuracy}[/]" if row.accuracy.mean == best else accuracy,
+            f"{row.forwards_per_step:.2f}",
+            f"{row.forwards:,.0f}",
+            f"{row.seconds:.1f} s",
+            kibibytes(row.peak_bytes),
+            kibibytes(row.tape_bytes),
+        )
+    return table
+
+
+def kibibytes(count: int) -> str:
+    """A byte count a person can read."""
+    if count < 1024:
+        return f"{count} B"
+    return f"{count / 1024:,.0f} KiB" if count < 10 * 1024**2 else f"{count / 1024**2:,.0f} MiB"
+
+
+def _title(record: Record) -> str:
+    config = record.entries[0].config
+    seeds = len(config["seeds"])
+    return f"{config['task']['name']}, {seeds} seed{'s' if seeds > 1 else ''}"

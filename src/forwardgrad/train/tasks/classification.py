@@ -1,0 +1,54 @@
+"""What classification tasks share: a multilayer perceptron, its loss and its score.
+
+Shapes: B batch, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils import skip_init
+
+from forwardgrad.train.tasks.task import Batch, Score
+
+_CHUNK = 4096  # samples scored at once: bounds the memory of an evaluation
+
+
+def mlp(sizes: Sequence[int], generator: Generator) -> nn.Sequential:
+    """A ReLU perceptron with He-uniform weights and zero biases.
+
+    Args:
+        sizes: features of the input, of each hidden layer and of the output.
+        generator: source of the weights.
+    """
+    layers: list[nn.Module] = []
+    for fan_in, fan_out in pairwise(sizes):
+        linear = skip_init(nn.Linear, fan_in, fan_out)  # its own init would draw from torch's default generator
+        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
+        nn.init.zeros_(linear.bias)
+        layers += [linear, nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """Mean cross-entropy of `model(x)` [B, C] against labels `y` [B]."""
+    return F.cross_entropy(model(x), y)
+
+
+@torch.no_grad()
+def score(model: nn.Module, part: Batch) -> Score:
+    """Mean cross-entropy and accuracy over a whole part; train/eval mode is left as it was found."""
+    x, y = part
+    was_training = model.training
+    model.eval()
+    loss, right = 0.0, 0
+    for inputs, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
+        logits = model(inputs)  # [B, C]
+        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        right += int((logits.argmax(1) == labels).sum())
+    model.train(was_training)
+    return Score(loss / len(y), right / len(y))

@@ -1,0 +1,65 @@
+"""The docs build without a warning, name everything public, and their Python blocks run."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import forwardgrad as fg
+from forwardgrad import methods
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+# A block marked python, or an HTML comment that begins with "python": the set-up that readers need not see.
+PYTHON = re.compile(r"^```python\n(.*?)^```|^<!-- python\n(.*?)^-->", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
+    done = subprocess.run([*command, str(ROOT / "docs"), str(folder)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_every_public_name_is_documented(site: Path) -> None:
+    from sphinx.util.inventory import InventoryFile
+
+    with (site / "objects.inv").open("rb") as file:
+        inventory = InventoryFile.load(file, "", lambda base, target: target)
+    documented = {name.rpartition(".")[2] for kind in inventory if kind.startswith("py:") for name in inventory[kind]}
+    missing = [name for name in fg.__all__ if not name.startswith("__") and name not in documented]
+    assert not missing, f"in forwardgrad.__all__ but on no page: {missing}"
+
+
+def test_every_method_has_a_page_with_its_passport(site: Path) -> None:
+    classes = [value for value in vars(methods).values() if isinstance(value, type) and hasattr(value, "passport")]
+    assert classes
+    for cls in classes:
+        page = (site / "methods" / "generated" / f"{cls.__name__}.html").read_text()
+        for field in ("Knows", "Cost", "Memory", "Bias", "Variance"):
+            assert f"<p>{field}</p>" in page, f"{cls.__name__} has no line {field}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_python_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = page.read_text()
+    names: dict[str, object] = {"__name__": "__main__"}
+    for match in PYTHON.finditer(text):
+        line = text.count("\n", 0, match.start()) + 1
+        source = match[1] or match[2]
+        exec(compile("\n" * line + source, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text()) if "://" not in target]
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    assert not missing, f"{page.name} points to {missing}"
