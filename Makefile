@@ -74,12 +74,14 @@ docs: $(READY) ## the site, in docs/_build/html
 	@$(PY) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
 
-bench: $(READY) ## the frozen comparison with stock PyTorch; minutes
+bench: $(READY) ## time, memory and test functions beside stock PyTorch, recorded; half an hour
 	@$(PY) -m bench
+	@$(PY) -m bench memory
+	@$(PY) -m bench functions
 
 pins: ## write constraints.txt from what .venv holds
 	@$(PY) .ci/pins.py
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(LOWER_VENV) docs/_build docs/methods/generated dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWER_VENV) docs/_build docs/generated docs/methods/generated dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +

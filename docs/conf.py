@@ -9,6 +9,7 @@ sys.path.insert(0, str(HERE))
 
 import docstrings  # noqa: E402 beside this file
 import passports  # noqa: E402
+import records  # noqa: E402
 
 project = "forwardgrad"
 author = "The forwardgrad authors"
@@ -17,7 +18,7 @@ release = version = metadata.version("forwardgrad")
 language = "en_GB"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "generated/*"]  # tables that pages include
 nitpicky = False  # types of torch would be looked up on the network
 
 html_theme = "furo"
@@ -39,4 +40,5 @@ napoleon_use_rtype = False
 
 def setup(app) -> None:
     passports.write_pages(HERE / "methods" / "generated")
+    records.write_tables(HERE / "generated")
     docstrings.setup(app)

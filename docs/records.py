@@ -1,0 +1,92 @@
+"""Writes the tables of the performance page from the records under bench/results."""
+
+import json
+from pathlib import Path
+
+RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results"
+FORWARD = "one forward pass"
+
+
+def newest(kind: str) -> dict | None:
+    """The newest record of a kind; their names end in the time."""
+    found = sorted(RESULTS.glob(f"{kind}-*.json"), key=lambda path: path.stem[-15:])
+    return json.loads(found[-1].read_text()) | {"name": found[-1].name} if found else None
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def provenance(record: dict) -> str:
+    machine = record["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items() if version)
+    return (
+        f"Record `{record['name']}`: {machine['cpu']}, {machine['threads']} thread of {machine['cores']} cores, "
+        f"{versions}; allocator {machine['allocator']}; commit `{machine['commit']}`."
+    )
+
+
+def cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def speed(record: dict) -> str:
+    """Cost in forward passes: one table for every K and part, rivals by nets."""
+    parts = []
+    for num_tangents in record["config"]["tangents"]:
+        runs = {net: record["results"][f"{net}/{num_tangents}"] for net in record["config"]["nets"]}
+        rivals = dict.fromkeys(name for rows in runs.values() for name in rows if name != FORWARD)
+        for part, title in (
+            ("slopes", "slopes alone, tangents given"),
+            ("gradient", "the whole gradient: draw, push, `p.grad` filled"),
+            ("gradient_peak", "peak bytes over weights and batch, of the whole gradient"),
+        ):
+            rows = [
+                [f"`{name}`", *(cell(runs[net].get(name, {}).get(part)) for net in runs)]
+                for name in rivals
+                if any(runs[net].get(name, {}).get(part) is not None for net in runs)
+            ]
+            parts += [f"**K = {num_tangents}, {title}**, in forward passes", table(["", *runs], rows)]
+    return "\n\n".join([*parts, provenance(record)])
+
+
+def memory(record: dict) -> str:
+    """Peak over depth, as a multiple of one forward pass."""
+    peaks = record["peaks"]
+    rows = [
+        [name, *(f"{at[name] / 2**20:.1f} ({at[name] / at[FORWARD]:.2f})" for at in peaks.values())]
+        for name in next(iter(peaks.values()))
+    ]
+    step = record["step"]
+    return "\n\n".join(
+        [
+            f"Net: {record['config']['net']}. Peak MiB over weights and batch, and the multiple of one forward pass:",
+            table(["layers", *peaks], rows),
+            f"`fg.backward` and an SGD step on 8 tokens peak at {step['peak'] / 2**20:.2f} MiB, where the largest weight "
+            f"has {step['largest_weight'] / 2**20:.2f} MiB and a gradient would have {step['gradient'] / 2**20:.2f} MiB: "
+            "no tensor of a gradient's size is ever made.",
+            provenance(record),
+        ]
+    )
+
+
+def functions(record: dict) -> str:
+    """Where descents of test functions end."""
+    seeds = record["seeds"]
+    rows = [
+        [name, str(run["lr"]), str(run["steps"]), *(f"{record['figures'][f'{name}, seed {s}']:.2e}" for s in seeds)]
+        for name, run in record["config"].items()
+    ]
+    return "\n\n".join([table(["", "rate", "steps", *(f"f, seed {s}" for s in seeds)], rows), provenance(record)])
+
+
+def write_tables(folder: Path) -> None:
+    """One file per kind of record; a kind nobody has measured says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for kind, render in (("speed", speed), ("memory", memory), ("functions", functions)):
+        record = newest(kind)
+        text = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
+        path = folder / f"{kind}.md"
+        if not path.exists() or path.read_text() != text + "\n":
+            path.write_text(text + "\n")
