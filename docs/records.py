@@ -59,13 +59,15 @@ def memory(record: dict) -> str:
         for name in next(iter(peaks.values()))
     ]
     step = record["step"]
+    fits = step["peak"] < step["largest_weight"]
+    verdict = "no tensor of a gradient's size is made" if fits else "room for a tensor of a gradient's size"
     return "\n\n".join(
         [
             f"Net: {record['config']['net']}. Peak MiB over weights and batch, and the multiple of one forward pass:",
             table(["layers", *peaks], rows),
-            f"`fg.backward` and an SGD step on 8 tokens peak at {step['peak'] / 2**20:.2f} MiB, where the largest weight "
-            f"has {step['largest_weight'] / 2**20:.2f} MiB and a gradient would have {step['gradient'] / 2**20:.2f} MiB: "
-            "no tensor of a gradient's size is ever made.",
+            f"`fg.backward` and an SGD step on 8 tokens peak at {step['peak'] / 2**20:.2f} MiB, where the largest "
+            f"weight has {step['largest_weight'] / 2**20:.2f} MiB and a gradient would have "
+            f"{step['gradient'] / 2**20:.2f} MiB: {verdict}.",
             provenance(record),
         ]
     )

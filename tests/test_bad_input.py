@@ -400,34 +400,53 @@ def test_more_tangents_than_dimensions(method, tangents):
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: ForwardGradient(tangents="gausian"), "found 'gausian'; did you mean 'gaussian'"),
-        (lambda: SPSA(tangents="x"), "needs one of rank_one, rademacher"),
-        (lambda: ControlVariate(tangents="gausian"), "did you mean 'gaussian'"),
+        (lambda: ForwardGradient(tangents="gausian"), "found `gausian`; write `gaussian`"),
+        (lambda: SPSA(tangents="x"), "choose one of `coordinate`, `gaussian`"),
+        (lambda: ControlVariate(tangents="gausian"), "write `gaussian`"),
         (lambda: ForwardGradient(tangents=lambda params, k, key: None), "needs a name or a sampler object"),
-        (lambda: ForwardGradient(combine="projct"), "combine needs one of mean, project, mmse; found `projct`"),
-        (lambda: ForwardGradient(slope="jpv"), "slope needs one of jvp, central, one_sided; found `jpv`"),
-        (lambda: ControlVariate(slope="jpv"), "slope needs one of"),
+        (lambda: ForwardGradient(combine="projct"), "combine= needs a known name .*found `projct`; write `project`"),
+        (lambda: ForwardGradient(combine=3), "found `3`; choose one of `mean`, `mmse`, `project`"),
+        (lambda: ForwardGradient(combine=fg.Mean), "combine= needs"),
+        (lambda: ForwardGradient(slope="jpv"), "slope= needs a known name .*found `jpv`; write `jvp`"),
+        (lambda: ForwardGradient(slope=None), "slope= needs"),
+        (lambda: ControlVariate(slope="jpv"), "slope= needs"),
         (lambda: ForwardGradient(scale="big"), "found 'big'"),
         (lambda: SPSA(scale="big"), "found 'big'"),
         (lambda: ControlVariate(scale="big"), "found 'big'"),
+        (lambda: ForwardGradient(scale=float("nan")), "factor > 0; found nan"),
+        (lambda: ForwardGradient(scale=-1.0), "factor > 0; found -1.0"),
+        (lambda: SPSA(scale=0.0), "factor > 0"),
+        (lambda: ControlVariate(scale=float("inf")), "factor > 0"),
         (lambda: ControlVariate(rate=0.0), r"rate needs to lie in \(0, 1\]"),
         (lambda: ControlVariate(rate=1.5), r"rate needs to lie in \(0, 1\]"),
         (lambda: SPSA(eps=0), "eps > 0; found 0"),
         (lambda: SPSA(eps=-1e-3), "eps > 0"),
         (lambda: SPSA(eps=float("nan")), "eps > 0; found nan"),
+        (lambda: SPSA(eps=float("inf")), "eps > 0; found inf"),
+        (lambda: SPSA(eps="small"), "eps > 0; found 'small'"),
         (lambda: fg.OneSided(0.0), "eps > 0"),
         (lambda: ForwardGradient(chunk_size=0), "chunk_size needs a whole number"),
         (lambda: ForwardGradient(chunk_size="auto"), "need each other"),
         (lambda: ForwardGradient(chunk_size=2, byte_budget=10), "need each other"),
         (lambda: ForwardGradient(byte_budget=10), "need each other"),
+        (lambda: ForwardGradient(chunk_size="auto", byte_budget=0), "byte_budget needs at least one byte"),
         (lambda: ForwardGradient(chunk_size="all"), "chunk_size needs"),
         (lambda: ForwardGradient(chunk_size=1.5), "chunk_size needs"),
         (lambda: ForwardGradient(slope="central", chunk_size=2), "chunk_size"),
+        (lambda: ForwardGradient(slope=fg.Jvp(4), chunk_size=2), "a Jvp object has its own"),
     ],
 )
 def test_unknown_names_and_wrong_numbers_are_refused_when_the_method_is_made(make, match):
     with pytest.raises(InputError, match=match):
         make()
+
+
+@pytest.mark.parametrize("method", [ForwardGradient, "forward", None])
+def test_what_is_no_method_object_is_refused(method):
+    model = nn.Linear(3, 2)
+    with pytest.raises(InputError, match=r"needs a method object; found .*ForwardGradient"):
+        fg.backward(method, model, lambda m, x: m(x).sum(), torch.randn(4, 3))
+    assert all(p.grad is None for p in model.parameters())
 
 
 def test_every_error_is_a_forwardgrad_error_and_pickles():

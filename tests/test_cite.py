@@ -20,6 +20,8 @@ def arxiv(text):
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
 def test_every_paper_that_a_docstring_names_is_cited(method):
     assert arxiv(fg.cite(method)) == arxiv(method.__doc__)
+    references = re.findall(r"^        \| ", method.__doc__, re.MULTILINE)
+    assert len(re.findall(r"^@", fg.cite(method), re.MULTILINE)) == len(references) > 0
 
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.__name__)
@@ -35,7 +37,7 @@ def test_methods_and_their_classes_are_cited_alike():
 def test_each_paper_once_and_entries_that_parse():
     both = fg.cite(fg.SPSA(), fg.SPSA(), fg.ForwardGradient(), fg.CheckpointedBackprop())
     keys = re.findall(r"^@\w+\{(\w+),$", both, re.MULTILINE)
-    assert len(keys) == len(set(keys)) == 5
+    assert len(keys) == len(set(keys)) == 6
     for entry in both.split("\n\n"):
         assert entry.count("{") == entry.count("}") and entry.startswith("@") and entry.endswith("}")
         assert {"title", "author", "year"} <= set(re.findall(r"^  (\w+)=\{", entry, re.MULTILINE))

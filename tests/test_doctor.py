@@ -92,10 +92,25 @@ def test_what_cannot_run_or_loses_a_tangent(what):
     assert str(report).startswith("forward mode does not work here\nerror")
 
 
+def test_a_report_reads_as_a_sentence():
+    (line,) = str(fg.doctor(*with_middle(lambda x: x.detach()))).splitlines()[1:]
+    assert line.startswith("error  ") and "; found " in line and "at `1`: " in line
+    model, *rest = with_middle(torch.tanh)
+    assert "``" not in str(fg.doctor(model.requires_grad_(False), *rest))
+
+
+def test_a_loss_that_no_tangent_reaches():
+    """`fg.backward` refuses it, and so does the doctor, although the slope, 0, is right."""
+    model, _, x, _ = with_middle(torch.tanh)
+    report = fg.doctor(model, lambda m, x: m(x).round().long().float().sum(), x)
+    assert not report and report.findings[0].path == "loss" and "none of the tangents reached" in str(report)
+
+
 def test_a_derivative_that_is_silently_wrong():
     report = fg.doctor(*with_middle(Wrong.apply))
     assert not report and report.findings[0].kind == "error"
     assert "differs from reverse mode" in report.findings[0].what and report.error > 1e-3
+    assert str(report).startswith("forward mode does not work here\nerror")
 
 
 def test_a_model_that_reverse_mode_cannot_run_is_checked_by_differences():

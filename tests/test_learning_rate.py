@@ -13,6 +13,7 @@ import forwardgrad as fg
 from forwardgrad.errors import InputError, NonFiniteError
 from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
 from forwardgrad.testing import BOWL, bowl
+from forwardgrad.train.tasks.digits import Digits
 
 # Method, E<g_hat, g>/|g|^2 = m and E|g_hat|^2/|g|^2 = s: the best rate on a bowl is m/s.
 LAWS = [
@@ -101,9 +102,26 @@ def test_a_model_at_its_best_is_told_so():
         fg.suggest_lr(SPSA(eps=1.0), *problem.arguments)
 
 
+@pytest.mark.parametrize("num_tangents", [1, 16])
+def test_under_mmse_a_net_wants_far_more_than_backprops_rate(num_tangents):
+    """Its loss has fewer steep directions than parameters; the figures of docs/learning-rates.md."""
+    pytest.importorskip("sklearn", reason="the digits are scikit-learn's")
+    task = Digits()
+    x, y = (part[:64] for part in task.load().train)
+    problem = task.build(torch.Generator().manual_seed(0)), task.loss, x, y
+    exact = fg.suggest_lr(Backprop(), *problem)
+    mmse = fg.suggest_lr(ForwardGradient(num_tangents, scale="mmse"), *problem, key=fg.Key(0))
+    unbiased = fg.suggest_lr(ForwardGradient(num_tangents), *problem, key=fg.Key(0))
+    n = sum(p.numel() for p in problem[0].parameters())
+    assert 30 * exact < mmse < n * exact
+    assert unbiased < exact and unbiased * (1 + (n - 1) / num_tangents) == pytest.approx(mmse, rel=1e-3)
+
+
 def test_bad_input():
     with pytest.raises(InputError, match="at least one probe; found 0"):
         fg.suggest_lr(Backprop(), *bowl().arguments, probes=0)
+    with pytest.raises(InputError, match="safety > 0; found 0"):
+        fg.suggest_lr(Backprop(), *bowl().arguments, safety=0)
     problem = bowl()
     with pytest.raises(NonFiniteError):
         fg.suggest_lr(Backprop(), problem.model, lambda m, x, y: problem.loss_fn(m, x, y) * torch.nan, *problem.batch)

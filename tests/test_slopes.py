@@ -199,5 +199,5 @@ def test_a_push_needs_more_than_values():
 def test_shorthands():
     assert slope("jvp") == Jvp() and slope("central") == Central() and slope("one_sided") == OneSided()
     assert slope(Central(0.1)) == Central(0.1)
-    with pytest.raises(InputError, match="slope needs one of"):
+    with pytest.raises(InputError, match="choose one of `central`, `jvp`, `one_sided`"):
         slope("reverse")

@@ -2,7 +2,25 @@
 
 from __future__ import annotations
 
+# By what the docstring of a method says: an arXiv number, or authors and year.
 _BIBTEX = {
+    "Rumelhart, Hinton, Williams, 1986": """@article{rumelhart1986learning,
+  title={Learning representations by back-propagating errors},
+  author={Rumelhart, David E and Hinton, Geoffrey E and Williams, Ronald J},
+  journal={Nature},
+  volume={323},
+  pages={533--536},
+  year={1986}
+}""",
+    "Spall, 1992": """@article{spall1992multivariate,
+  title={Multivariate stochastic approximation using a simultaneous perturbation gradient approximation},
+  author={Spall, James C},
+  journal={IEEE Transactions on Automatic Control},
+  volume={37},
+  number={3},
+  pages={332--341},
+  year={1992}
+}""",
     "2202.08587": """@article{baydin2022gradients,
   title={Gradients without Backpropagation},
   author={Baydin, Atilim G{\\"u}ne{\\c{s}} and Pearlmutter, Barak A and Syme, Don and Wood, Frank and Torr, Philip},
@@ -51,4 +69,4 @@ def cite(*methods: object) -> str:
         methods: methods, or their classes.
     """
     docs = [(m if isinstance(m, type) else type(m)).__doc__ or "" for m in methods]
-    return "\n\n".join(entry for number, entry in _BIBTEX.items() if any(number in doc for doc in docs))
+    return "\n\n".join(entry for paper, entry in _BIBTEX.items() if any(paper in doc for doc in docs))

@@ -12,17 +12,30 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from forwardgrad.errors import InputError
+from forwardgrad.errors import InputError, nearest
 from forwardgrad.tangents import Sampler, Tangents
 
 
 class Combine(Protocol):
     """Turns slopes into a gradient."""
 
-    def __call__(self, slopes: Tensor, tangents: Tangents, scale: float) -> dict[str, Tensor]: ...
+    def __call__(self, slopes: Tensor, tangents: Tangents, scale: float) -> dict[str, Tensor]:
+        """The estimate, name -> tensor of the parameter's shape and dtype, dense or factored.
+
+        Args:
+            slopes: [K].
+            tangents: the K tangents they were measured along.
+            scale: s, a factor on the part that was measured.
+        """
 
     def shrinkage(self, sampler: Sampler, n: int, num_tangents: int) -> float:
-        """The scale at which the estimate is nearest to the gradient in mean square."""
+        """The scale at which the estimate is nearest to the gradient in mean square.
+
+        Args:
+            sampler: of the tangents.
+            n: number of entries of all parameters together.
+            num_tangents: K.
+        """
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,9 @@ class Control:
 
     Args:
         guess: h, by parameter name; a parameter left out has h = 0.
+
+    Raises:
+        InputError: when called, for a guess of another shape than its parameter.
     """
 
     guess: Mapping[str, Tensor]
@@ -119,12 +135,16 @@ class Control:
 def combiner(given: str | Combine, sampler: Sampler) -> Combine:
     """The combine object behind a shorthand name; an object is given back as it is.
 
+    Args:
+        given: "mean", "project", "mmse", or an object.
+        sampler: the one of the tangents, which fixes how far "mmse" shrinks.
+
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or an object that is no combine.
     """
-    if not isinstance(given, str):
-        return given
     names: dict[str, Callable[[], Combine]] = {"mean": Mean, "project": Project, "mmse": lambda: Mmse(sampler)}
-    if given not in names:
-        raise InputError(f"combine needs one of {', '.join(names)}", f"`{given}`", "use one of them, or an object")
-    return names[given]()
+    if isinstance(given, str) and given in names:
+        return names[given]()
+    if isinstance(given, (str, type)) or not callable(given):
+        raise InputError("combine= needs a known name or a combine object", f"`{given}`", nearest(str(given), names))
+    return given

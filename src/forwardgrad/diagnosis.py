@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from forwardgrad.errors import ForwardGradError
 from forwardgrad.forward_ad import Pushed, push_forward
+from forwardgrad.methods.forward import reaching
 from forwardgrad.module import ModuleObjective
 from forwardgrad.slopes import Central
 from forwardgrad.tangents import Key, sampler
@@ -26,7 +27,7 @@ class Finding:
     Args:
         kind: "error" (a push cannot run, or would be wrong), "slow" (it falls back) or "note".
         what: the operation or parameter.
-        path: the module path.
+        path: the module path, or the parameter's name; empty where there is no place.
         cure: what to do.
     """
 
@@ -36,7 +37,8 @@ class Finding:
     cure: str
 
     def __str__(self) -> str:
-        return f"{self.kind:5}  {self.what} at `{self.path}`: {self.cure}"
+        place = f" at `{self.path}`" if self.path else ""
+        return f"{self.kind:5}  {self.what}{place}: {self.cure}"
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,9 @@ class Report:
 
     def __str__(self) -> str:
         head = "forward mode works here" if self else "forward mode does not work here"
-        proof = f", one slope agrees with {self.checked_against} to {self.error:.1e}" if self.checked_against else ""
-        return "\n".join([head + proof, *map(str, self.findings)])
+        if self and self.checked_against:
+            head += f", one slope agrees with {self.checked_against} to {self.error:.1e}"
+        return "\n".join([head, *map(str, self.findings)])
 
 
 def doctor(
@@ -82,7 +85,7 @@ def doctor(
         key: replays the draw.
 
     Returns:
-        A report; print it, or look at its findings.
+        A report; print it, or look at its findings. Errors of the model's own code come through as they are.
     """
     key = key if key is not None else Key(0)
     try:
@@ -90,10 +93,12 @@ def doctor(
         with objective.unchanged():
             tangents = objective.admit(sampler("rademacher")(objective.params, 1, key))
             slopes = objective.push(objective.params, tangents)
+            reaching(tangents, slopes.reached)
             pushed = _traced(objective, tangents)
             against, error = _compare(objective, tangents, float(slopes.slopes[0]))
     except ForwardGradError as trouble:
-        return Report((Finding("error", f"{type(trouble).__name__}: {trouble.found}", trouble.path, trouble.cure),))
+        what = f"{trouble.needs}; found {trouble.found}"
+        return Report((Finding("error", what, trouble.path, trouble.cure),))
     findings = list(_findings(objective, pushed))
     dtype = next(iter(objective.params.values())).dtype
     if error > (_TOLERANCE.get(dtype, 5e-2) if against != _DIFFERENCES else 5e-2):

@@ -128,9 +128,9 @@ def backward(
         batch: tensors, or containers of them.
         into: where gradients go: `Accumulate()` (default), `Apply(make_optimizer)` or `Collect()`.
         params: names or parameters to train; by default all with ``requires_grad``.
-        key: names the draw, and replays it; `seed` stands for ``Key(seed)``, `generator` draws one.
-        seed: the same tangents at every call: for training give ``key=fg.Key(seed, step)``.
-        generator: a torch generator.
+        key: names the draw, and replays it; by default drawn from torch's generator.
+        seed: short for ``key=fg.Key(seed)``, the same tangents at every call: for training give a step too.
+        generator: the torch generator from which the key is drawn.
         strict: refuse operations without a rule and values read out of tensors.
 
     Returns:
@@ -139,6 +139,9 @@ def backward(
     Raises:
         ForwardGradError: bad input of any kind; weights, buffers and `p.grad` are then as they were.
     """
+    if isinstance(method, type) or not callable(method):
+        found = method.__name__ if isinstance(method, type) else repr(method)
+        raise InputError("fg.backward needs a method object", found, "pass one, e.g. fg.ForwardGradient()")
     objective = ModuleObjective(model, loss_fn, *batch, params=params, strict=strict)
     deliver, sink = objective.params, into if into is not None else Accumulate()
     key = _key(objective, key, seed, generator)

@@ -1,4 +1,4 @@
-"""A first learning rate for a noisy gradient: the one from backprop is too long by about n/K."""
+"""A first learning rate for a noisy gradient: the one from backprop is too long by up to n/K."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ def suggest_lr(
     .. math:: \eta = \text{safety} \cdot \arg\min_\eta \tfrac1P \sum_{p=1}^P f(\theta - \eta\, \hat g_p)
 
     over :math:`\eta = 2^{-i} |\theta| / |\hat g|`. A forward gradient is about :math:`\sqrt{n/K}` times longer than
-    the gradient, and only its component along the gradient helps: for a quadratic the best rate is
-    :math:`K/(n+K-1)` times backprop's. Nothing is changed: weights, buffers and generators are as they were.
+    the gradient, and only its component along the gradient helps: for a quadratic that is equally curved in all
+    directions the best rate is :math:`K/(n+K-1)` times backprop's, and more where few directions are steep. Nothing
+    is changed: weights, buffers and generators are as they were.
 
     Args:
         method: any method.
@@ -50,10 +51,13 @@ def suggest_lr(
         The rate. With Adam, whose steps do not depend on the gradient's length, start from backprop's rate instead.
 
     Raises:
-        InputError: probes < 1, or no rate lowers the loss: the model is at a minimum, or the estimate is all noise.
+        InputError: probes < 1, safety <= 0, or no rate lowers the loss: the model is at a minimum, or the estimate is
+            all noise.
     """
     if probes < 1:
         raise InputError("suggest_lr needs at least one probe", str(probes), "use 4 or more")
+    if not 0 < safety < float("inf"):
+        raise InputError("suggest_lr needs safety > 0", str(safety), "use about 0.5")
     objective = ModuleObjective(model, loss_fn, *batch, params=params)
     theta = {name: p.detach() for name, p in objective.params.items()}
     with objective.unchanged():

@@ -177,6 +177,7 @@ def measure(
 
     Raises:
         InputError: for fewer than one repeat.
+        ForwardGradError: whatever `fg.backward` refuses.
     """
     _check(repeats)
     with _unchanged(model, with_weights=into is not None) as state:

@@ -40,7 +40,14 @@ class Slopes(NamedTuple):
 
 
 class Site(NamedTuple):
-    """An activation that a method may perturb or learn from: the output of a layer that holds parameters."""
+    """An activation that a method may perturb or learn from: the output of a layer that holds parameters.
+
+    Args:
+        name: the layer's module path.
+        layer: the layer itself.
+        shape: of the activation, the batch among its dimensions.
+        dtype: of the activation.
+    """
 
     name: str
     layer: nn.Module
@@ -52,14 +59,16 @@ class Site(NamedTuple):
 class Objective(Protocol):
     """Rung 0: a scalar loss of named parameters."""
 
-    def __call__(self, params: Params) -> Tensor: ...
+    def __call__(self, params: Params) -> Tensor:
+        """The loss [] at `params`, name -> tensor."""
 
 
 @runtime_checkable
 class Differentiable(Objective, Protocol):
     """Rung 1: also pushes tangents forward."""
 
-    def push(self, params: Params, tangents: Tangents) -> Slopes: ...
+    def push(self, params: Params, tangents: Tangents) -> Slopes:
+        """The loss [] at `params` and its slopes [K] along the tangents, in one pass."""
 
     def admit(self, tangents: Tangents) -> Tangents:
         """The tangents with zeros where the objective does not let a parameter move (padding rows)."""
@@ -72,18 +81,22 @@ class Differentiable(Objective, Protocol):
 class Sited(Differentiable, Protocol):
     """Rung 2: also names its activations, and gives prediction and loss apart."""
 
-    def predict(self, params: Params) -> Any: ...
+    def predict(self, params: Params) -> Any:
+        """What the model gives at `params`, before the loss."""
 
-    def loss(self, prediction: Any) -> Tensor: ...
+    def loss(self, prediction: Any) -> Tensor:
+        """The loss [] of a prediction."""
 
-    def sites(self, params: Params) -> Mapping[str, Site]: ...
+    def sites(self, params: Params) -> Mapping[str, Site]:
+        """The activations in the order of the forward pass, by name."""
 
 
 @runtime_checkable
 class Chained(Sited, Protocol):
     """Rung 3: also an ordered chain of layers whose composition is the prediction."""
 
-    def chain(self) -> Sequence[tuple[str, nn.Module]]: ...
+    def chain(self) -> Sequence[tuple[str, nn.Module]]:
+        """The layers in order, each with its module path."""
 
 
 @dataclass(frozen=True)
@@ -91,8 +104,12 @@ class FunctionObjective:
     """Rung 1 from a plain function of a mapping of tensors.
 
     Args:
-        fn: ``fn(params) -> loss []``, made of PyTorch operations.
+        fn: ``fn(params) -> loss []``, made of PyTorch operations. It is called as it is, so that it must draw nothing
+            (a dropout mask would differ from one evaluation to the next); `ModuleObjective` replays what a model draws.
         strict: refuse operations without a rule and values read out of tensors.
+
+    Raises:
+        InputError: when called, for a loss that is not one real number.
     """
 
     fn: Callable[[Params], Tensor]

@@ -2,15 +2,17 @@ r"""Slopes: the directional derivatives :math:`c_k = \nabla f \cdot v_k`, by tan
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import inf
 from numbers import Real
 from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 
-from forwardgrad.errors import InputError
+from forwardgrad.errors import InputError, nearest
 from forwardgrad.forward_ad.peak import PeakBytes
 from forwardgrad.objective import Differentiable, Objective, Params, Slopes, require, scalar
 from forwardgrad.tangents import Tangents
@@ -19,7 +21,14 @@ from forwardgrad.tangents import Tangents
 class Slope(Protocol):
     """Measures K slopes and the loss."""
 
-    def __call__(self, objective: Objective, params: Params, tangents: Tangents) -> Slopes: ...
+    def __call__(self, objective: Objective, params: Params, tangents: Tangents) -> Slopes:
+        """The loss [], the slopes [K], and what the loss function returned beside the loss.
+
+        Args:
+            objective: on the rung that the slope needs.
+            params: name -> tensor; never written to.
+            tangents: K of them, for these parameters.
+        """
 
 
 @dataclass(frozen=True)
@@ -32,7 +41,7 @@ class Jvp:
             and below twice its bytes all others are too: that two would fit could only be found out by trying.
 
     Raises:
-        InputError: a chunk size below 1, or "auto" without a budget.
+        InputError: a chunk size or a budget below 1, or "auto" without a budget.
     """
 
     chunk_size: int | Literal["auto"] | None = None
@@ -52,6 +61,8 @@ class Jvp:
                 f"chunk_size={self.chunk_size!r}, byte_budget={self.byte_budget!r}",
                 "give both, or neither",
             )
+        if self.byte_budget is not None and self.byte_budget < 1:
+            raise InputError("byte_budget needs at least one byte", repr(self.byte_budget), "allow some MiB")
 
     def __call__(self, objective: Objective, params: Params, tangents: Tangents) -> Slopes:
         f: Differentiable = require(self, objective, Differentiable)
@@ -86,7 +97,7 @@ class Central:
         eps: the step, in units of the parameters; the error is O(eps^2) plus rounding of the loss over eps.
 
     Raises:
-        InputError: eps is not positive.
+        InputError: eps is not positive and finite.
     """
 
     eps: float = 1e-3
@@ -113,7 +124,7 @@ class OneSided:
         eps: the step, in units of the parameters; the error is O(eps).
 
     Raises:
-        InputError: eps is not positive.
+        InputError: eps is not positive and finite.
     """
 
     eps: float = 1e-3
@@ -159,21 +170,21 @@ def slope(given: str | Slope) -> Slope:
     """The slope object behind a shorthand name; an object is given back as it is.
 
     Raises:
-        InputError: an unknown name.
+        InputError: an unknown name, or an object that cannot be called.
     """
-    if not isinstance(given, str):
-        return given
-    names = {"jvp": Jvp, "central": Central, "one_sided": OneSided}
-    if given not in names:
-        raise InputError(f"slope needs one of {', '.join(names)}", f"`{given}`", "use one of them, or an object")
-    return names[given]()
+    names: dict[str, Callable[[], Slope]] = {"jvp": Jvp, "central": Central, "one_sided": OneSided}
+    if isinstance(given, str) and given in names:
+        return names[given]()
+    if isinstance(given, (str, type)) or not callable(given):
+        raise InputError("slope= needs a known name or a slope object", f"`{given}`", nearest(str(given), names))
+    return given
 
 
-def _replaying(objective: Any) -> Any:
+def _replaying(objective: Any) -> AbstractContextManager[None]:
     replaying = getattr(objective, "replaying", None)
-    return replaying() if replaying is not None else torch.no_grad()
+    return nullcontext() if replaying is None else replaying()
 
 
 def _positive(eps: float) -> None:
-    if not eps > 0:
-        raise InputError("a finite difference needs eps > 0", str(eps), "use about 1e-3 for float32 weights")
+    if not (isinstance(eps, Real) and 0 < eps < inf):
+        raise InputError("a finite difference needs a finite eps > 0", repr(eps), "use about 1e-3 for float32 weights")

@@ -255,3 +255,7 @@ def test_a_structured_output(net_agrees):
         lambda m, x: spread(Output(m.first(x), m(x)).hidden) + Output(m.first(x), m(x)).pooled,
         torch.randn(5, 4).double(),
     )
+
+
+def test_asking_for_gradients_of_what_has_tangents_does_nothing(agrees):
+    agrees(lambda p: (p["x"] * 2).requires_grad_().tanh().sum(), {"x": torch.randn(3, 4, dtype=torch.float64)})

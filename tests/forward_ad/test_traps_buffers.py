@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from forwardgrad.forward_ad import push_forward
+from forwardgrad.errors import UnsupportedError
+from forwardgrad.forward_ad import push_forward, stop_gradient
 from forwardgrad.module import ModuleObjective
 from forwardgrad.tangents import Tangents
 from forwardgrad.tangents.kinds import Dense
@@ -149,3 +151,87 @@ def test_a_buffer_that_follows_an_activation_stays_plain():
     assert type(net.seen) is Tensor
     torch.testing.assert_close(net.mean, twin.mean.detach())
     copy.deepcopy(net)
+
+
+def detached(x):
+    out = torch.zeros(3, 4, dtype=D)
+    out += x
+    return out * out.detach() + stop_gradient(out[1]) * out
+
+
+def real_part_written(x):
+    out = torch.zeros(3, 4, dtype=torch.complex128)
+    out.real[0] = x[0]
+    return torch.view_as_real(out * out)
+
+
+def complex_view_written(x):
+    out = torch.zeros(3, 4, 2, dtype=D)
+    torch.view_as_complex(out)[0] = torch.complex(x[0], x[1])
+    return out * out
+
+
+@TANGENTS
+@names(detached, real_part_written, complex_view_written)
+def test_other_sights_of_the_same_memory(agrees, f, k):
+    agrees(lambda p: spread(f(p["x"] * 1)), param(), k, fallbacks=True)
+
+
+def test_stopping_a_tensor_written_into_on_purpose_loses_nothing():
+    def f(p):
+        out = torch.zeros(3, 4, dtype=D)
+        out += p["x"]
+        return stop_gradient(out).sum() * p["y"].sum()
+
+    v = {"x": torch.randn(2, 3, 4, dtype=D), "y": torch.randn(2, 4, dtype=D)}
+    pushed = push_forward(f, {**param(), "y": torch.ones(4, dtype=D)}, v)
+    assert pushed.reached == {"y"} and not pushed.trace.exits
+
+
+def test_data_of_a_tensor_written_into_is_refused():
+    def f(p):
+        out = torch.zeros(3, 4, dtype=D)
+        out += p["x"]
+        out.data.mul_(2)
+        return out.sum()
+
+    with pytest.raises(UnsupportedError, match=r"\.data"):
+        push_forward(f, param(), {"x": torch.randn(2, 3, 4, dtype=D)})
+
+
+class Keeping(nn.Module):
+    """Keeps what it computed, in every sort of container."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)).to(D)
+        self.history: list[Tensor] = []
+        self.named: dict[str, object] = {}
+        self.pair: tuple = ()
+
+    def forward(self, x):
+        y = self.layer(x)
+        self.history.append(y)
+        self.named["deep"] = {"inside": [y]}
+        self.pair = (y, 1)
+        return y
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_nothing_that_modules_keep_has_tangents_afterwards(fails):
+    model = Keeping()
+    history = model.history
+
+    def loss_fn(m, x):
+        loss = m(x).sum()
+        if fails:
+            raise ValueError("no")
+        return loss
+
+    objective = ModuleObjective(model, loss_fn, torch.randn(2, 4, dtype=D))
+    v = {name: Dense(torch.randn(2, *p.shape, dtype=D)) for name, p in objective.params.items()}
+    with contextlib.suppress(ValueError):
+        objective.push(objective.params, Tangents(v))
+    kept = [model.history[0], model.named["deep"]["inside"][0], model.pair[0]]
+    assert model.history is history and model.pair[1] == 1
+    assert all(type(x) is Tensor for x in kept)

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from forwardgrad.errors import ParameterChangedError, UnsupportedError
+from forwardgrad.forward_ad import push_forward
+from forwardgrad.forward_ad.registry import RULES, rule
 from forwardgrad.module import ModuleObjective
 from forwardgrad.tangents import Tangents
 from forwardgrad.tangents.kinds import Dense, RankOne
@@ -92,7 +94,7 @@ def inner_dual_level(h):
 
 REFUSED = {
     "nn.Parameter": nn.Parameter,
-    "requires_grad_": lambda h: h.requires_grad_(),
+    "requires_grad_": lambda h: h.requires_grad_(False),
     "requires_grad =": lambda h: setattr(h, "requires_grad", True),
     "register_hook": lambda h: h.register_hook(print),
     "retain_grad": lambda h: h.retain_grad(),
@@ -109,6 +111,7 @@ REFUSED = {
     "unsqueeze_": lambda h: (h * 1).unsqueeze_(0),
     "foreach": lambda h: torch._foreach_mul_([h], 2.0),
     "mul_": lambda h: (h * 1).as_strided((2, 2), (4, 1)).mul_(2),
+    "div_": lambda h: (h * 1).view(5, 2, 2)[torch.tensor(1), :, torch.tensor(1)].div_(2),
 }
 
 
@@ -193,3 +196,70 @@ def test_a_parameter_changed_in_place_is_refused_before_it_is_written(how, no_gr
     with pytest.raises(ParameterChangedError, match=r"first\.weight"):
         objective.push(objective.params, Tangents(v))
     assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
+
+
+@torch.library.custom_op("forwardgrad_test::squared", mutates_args=())
+def squared(x: torch.Tensor) -> torch.Tensor:
+    return x * x
+
+
+squared.register_autograd(
+    lambda ctx, g: 2 * g * ctx.saved_tensors[0],
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
+
+MISLED = {
+    "forwardgrad_test.squared.default": squared,
+    "forwardgrad_test.squared": torch.ops.forwardgrad_test.squared,
+    "scatter_reduce": lambda h: h.scatter_reduce(0, torch.zeros(1, 4, dtype=torch.int64), h[:1] * 2, "prod"),
+    "triangular_solve": lambda h: torch.triangular_solve(h[:4], torch.eye(4) + h[:4].triu() ** 2)[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("k", [1, 2])
+@pytest.mark.parametrize("what", MISLED)
+def test_what_pytorch_gets_wrong_in_silence_is_refused(what, k):
+    with pytest.raises(UnsupportedError, match="in silence") as caught:
+        push_net(Net(MISLED[what]), k=k)
+    assert what in str(caught.value)
+    assert caught.value.path == "between"
+
+
+def test_a_custom_operator_may_have_a_rule():
+    operator = torch.ops.forwardgrad_test.squared.default
+
+    @rule(operator, torch.ops.forwardgrad_test.squared)
+    def pushed(x):
+        return x.primal**2, 2 * x.primal * x.dense()
+
+    try:
+        assert push_net(Net(squared)).slopes.shape == (2,)
+    finally:
+        del RULES[operator], RULES[torch.ops.forwardgrad_test.squared]
+
+
+def test_a_tensor_kept_from_an_earlier_push_is_refused():
+    kept = []
+
+    def keep(h):
+        kept.append(h)
+        return h * kept[0]
+
+    net = Net(keep)
+    push_net(net)
+    with pytest.raises(UnsupportedError, match="another push") as caught:
+        push_net(net)
+    assert caught.value.path == "between"
+    with pytest.raises(UnsupportedError, match="another push"):
+        push_net(Net(lambda h: kept[0]))
+
+
+def test_a_push_inside_a_push_keeps_to_its_own():
+    def nested(w, inner):
+        return push_forward(lambda a: (a**2 * inner(w)).sum(), (torch.ones(3),), (torch.ones(1, 3),)).slopes.sum()
+
+    w, v = (torch.ones(2),), (torch.ones(1, 2),)
+    assert push_forward(lambda w: nested(w, lambda w: 2.0) * w.sum(), w, v).slopes.item() == 24
+    with pytest.raises(UnsupportedError, match="another push"):
+        push_forward(lambda w: nested(w, torch.sum), w, v)

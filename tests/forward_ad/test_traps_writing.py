@@ -172,3 +172,12 @@ def test_augmented_assignment(agrees):
         return spread(x.exp())
 
     agrees(loss, param(), 3)
+
+
+def test_a_vector_flattened_is_the_vector_itself(agrees):
+    def f(p):
+        total = p["x"].sum(0)
+        total.flatten().mul_(p["x"][1])
+        return spread(total)
+
+    agrees(f, param())

@@ -193,9 +193,6 @@ def test_factors_that_do_not_fit_are_refused(make) -> None:
         _ = dense.left
 
 
-# ------------------------------------------------------------------ copies and files
-
-
 @pytest.mark.parametrize("dense", [False, True])
 def test_copies_and_files(make, close, dense) -> None:
     grad = make()

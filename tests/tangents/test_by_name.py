@@ -28,7 +28,8 @@ def test_an_object_is_itself() -> None:
 
 
 @pytest.mark.parametrize(
-    ("bad", "message"), [("gausian", "mean 'gaussian'"), ("zzz", "default"), (3, "found 3"), (Sphere, "sampler object")]
+    ("bad", "message"),
+    [("gausian", "write `gaussian`"), ("zzz", "choose one of"), (3, "found 3"), (Sphere, "sampler object")],
 )
 def test_anything_else_is_refused(bad, message) -> None:
     with pytest.raises(InputError, match=message):

@@ -83,6 +83,11 @@ def test_every_task_names_a_learning_rate_for_every_method(task):
     assert set(task.learning_rates) == {choice().name for choice in CHOICES}
 
 
+def test_a_seed_given_twice_would_make_a_spread_of_nothing():
+    with pytest.raises(ConfigError, match="different seeds; found 0, 1, 0 at `seeds`"):
+        build_config({"method": "spsa", "seeds": [0, 1, 0]})
+
+
 def test_two_budgets_are_one_too_many():
     with pytest.raises(ConfigError, match="steps and epochs"):
         build_config({"method": "spsa", "steps": 3, "epochs": 2})

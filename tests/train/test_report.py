@@ -6,10 +6,10 @@ import struct
 import pytest
 from rich.console import Console
 
+from forwardgrad.errors import nearest
 from forwardgrad.train.comparison import Contender
 from forwardgrad.train.config import build_config
 from forwardgrad.train.loop import Progress
-from forwardgrad.train.nearest import nearest
 from forwardgrad.train.picture import draw
 from forwardgrad.train.record import Cost, Deeper, Entry, Point, Record, Run
 from forwardgrad.train.report import Bars, kibibytes, results_table

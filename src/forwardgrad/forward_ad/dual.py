@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from inspect import signature
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -131,6 +132,9 @@ class Dual(Tensor):
         raise error
 
 
+NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # which PyTorch takes as well
+
+
 def dispatch(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     """Pushes one torch function: by its rule where there is one, by the fallback where there is none.
 
@@ -141,7 +145,14 @@ def dispatch(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         refuse_transform(func, args, kwargs)
     rule = RULES.get(func)
     if rule is not None and (not kwargs or kwargs.get("out") is None):
-        result = rule(*args, **kwargs)
+        try:
+            result = rule(*args, **kwargs)
+        except TypeError:
+            if accepts(rule, args, kwargs):
+                raise
+            if not NUMPY_NAMES.keys().isdisjoint(kwargs):
+                return dispatch(func, args, {NUMPY_NAMES.get(name, name): x for name, x in kwargs.items()})
+            result = NotImplemented
         if type(result) is tuple:
             y, dy = result
             if dy is None:
@@ -162,6 +173,15 @@ def dispatch(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Any:
     return push_unruled(func, args, kwargs)
 
 
+def accepts(rule: Callable, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a rule can be called like this: PyTorch gives some arguments names that a rule does not know."""
+    try:
+        signature(rule).bind(*args, **kwargs)
+    except TypeError:
+        return False
+    return True
+
+
 def refuse_transform(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> None:
     """Says that an inner transform cannot be pushed through."""
     _, trace = provenance(args, kwargs)
@@ -174,19 +194,35 @@ def refuse_transform(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> 
 
 
 def provenance(args: Iterable[Any], kwargs: Mapping[str, Any]) -> tuple[int, Trace]:
-    """Which parameters the Duals among the arguments carry, and the push they belong to."""
+    """Which parameters the Duals among the arguments carry, and the push they belong to.
+
+    Raises:
+        UnsupportedError: to several pushes, whose tangents have nothing to do with each other.
+    """
     reach, trace = 0, None
     for x in chain(args, kwargs.values()):
         if type(x) is Dual:
             reach |= x.reach
-            trace = x.diary
+            if x.diary is not trace:
+                trace = x.diary if trace is None else refuse_mixture(trace)
         elif type(x) is list or type(x) is tuple:
             for item in x:
                 if type(item) is Dual:
                     reach |= item.reach
-                    trace = item.diary
+                    if item.diary is not trace:
+                        trace = item.diary if trace is None else refuse_mixture(trace)
     assert trace is not None, "a rule made a tangent out of no Dual"
     return reach, trace
+
+
+def refuse_mixture(trace: Trace) -> NoReturn:
+    """Says that Duals of two pushes met."""
+    raise UnsupportedError(
+        needs="a push needs tensors of its own",
+        found="one of another push, kept from an earlier step or coming from outside",
+        cure="keep x.detach() between steps; do not push inside a push",
+        path=trace.locate(),
+    )
 
 
 def primal(x: Any) -> Any:

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from forwardgrad.errors import StrictError, UnsupportedError
@@ -67,6 +69,13 @@ def push_unruled(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Any:
         moving = [i for i, y in enumerate(flat) if is_differentiable(y)]
         if not moving:
             return tree_unflatten(flat, out_spec)
+        if misled(func, name, args, kwargs):
+            raise UnsupportedError(
+                needs="forward mode needs a right derivative of every operation on the perturbed path",
+                found=f"`{name}`, to which PyTorch's forward mode gives a wrong one in silence",
+                cure="register a rule with forwardgrad.forward_ad.rule, rewrite it from plain operations, or use SPSA",
+                path=trace.locate(),
+            )
         rewind()
         tangents = push_stock(
             lambda *x: tuple(call(*x)[0][i] for i in moving),
@@ -83,6 +92,21 @@ def push_unruled(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> Any:
             if y.untyped_storage()._cdata == x.primal.untyped_storage()._cdata:
                 flat[i].apart = x.apart = True
     return tree_unflatten(flat, out_spec)
+
+
+def misled(func: Callable, name: str, args: tuple, kwargs: Mapping[str, Any]) -> bool:
+    """Whether PyTorch's forward mode would be wrong, and say nothing (seen with 2.13).
+
+    A custom operator that is not made of others loses its tangents, whatever backward was registered for it.
+    """
+    if isinstance(func, OpOverloadPacket):
+        func = getattr(func, func.overloads()[0])
+    if isinstance(func, OpOverload) and func.namespace not in ("aten", "prims"):
+        return not func.has_kernel_for_dispatch_key(DispatchKey.CompositeImplicitAutograd)
+    plain = name.rpartition(".")[2]
+    if plain == "scatter_reduce":
+        return any(isinstance(x, str) and x == "prod" for x in (*args, *kwargs.values()))
+    return plain == "triangular_solve"
 
 
 def push_stock(
@@ -148,6 +172,8 @@ def note_fallback(trace: Trace, name: str) -> None:
 
 def operation_name(func: Any) -> str:
     """A readable name of a torch function."""
+    if isinstance(func, (OpOverload, OpOverloadPacket)):
+        return str(func)
     return getattr(func, "__qualname__", None) or getattr(func, "__name__", None) or type(func).__name__
 
 

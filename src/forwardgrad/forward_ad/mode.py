@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from forwardgrad.forward_ad.dual import Dual, Trace, dispatch
-from forwardgrad.forward_ad.rules.inplace import IN_PLACE, guard_parameter
+from forwardgrad.forward_ad.rules.inplace import IN_PLACE, guard_parameter, laid
 
 WRITING = {*IN_PLACE, Tensor.__setitem__, Tensor.data.__set__}
 set_grad_enabled = torch._C._set_grad_enabled  # what torch.no_grad and its like call
@@ -69,9 +69,5 @@ class Pushing(TorchFunctionMode):
         """x as a Dual, when its storage has been written into by one."""
         if type(x) is Dual or not (shadow := self.trace.shadows.get(x.untyped_storage()._cdata)):
             return x
-        if x.dtype != shadow.owner.dtype:
-            return x
-        tangent = shadow.tangent.as_strided(
-            (self.trace.num_tangents, *x.shape), (shadow.tangent.shape[1], *x.stride()), x.storage_offset()
-        )
-        return Dual(x, tangent, shadow.reach, self.trace)
+        tangent = laid(shadow, x)
+        return x if tangent is None else Dual(x, tangent, shadow.reach, self.trace)

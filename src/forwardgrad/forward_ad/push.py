@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.overrides import _get_current_function_mode
 from torch.utils._pytree import tree_map_only
 
 from forwardgrad.errors import ForwardGradError, InputError, LostTangentError, UnsupportedError
 from forwardgrad.forward_ad import rules  # noqa: F401 fills the table
 from forwardgrad.forward_ad.composite import slow_paths
 from forwardgrad.forward_ad.custom import follow_custom_functions
-from forwardgrad.forward_ad.dual import Dual, Trace, zeros_for
+from forwardgrad.forward_ad.dual import Dual, Trace, refuse_mixture, zeros_for
 from forwardgrad.forward_ad.mode import Pushing
 from forwardgrad.tangents.kinds import Coordinate, Dense, Kind, RankOne, Zero
 
@@ -121,6 +122,8 @@ def settle(value: Any, aux: Any, trace: Trace) -> Pushed:
     if type(value) is not Dual:
         shadow = trace.shadows.get(value.untyped_storage()._cdata)
         value = Pushing(trace).shadowed(value) if shadow else value
+    if type(value) is Dual and value.diary is not trace:
+        refuse_mixture(trace)
     reach = value.reach if type(value) is Dual else 0
     lost = [e for e in trace.exits if e.reach & ~reach]
     if lost:
@@ -187,4 +190,9 @@ def count(kinds: Mapping[str, Kind]) -> int:
 
 def stop_gradient(x: Tensor) -> Tensor:
     """x as a constant: reverse mode's ``detach``, said on purpose, so that no tangent counts as lost."""
-    return x.primal if type(x) is Dual else x.detach()
+    mode = _get_current_function_mode()
+    if not isinstance(mode, Pushing):
+        return x.primal if type(x) is Dual else x.detach()
+    with torch._C.DisableTorchFunction():  # or memory that a Dual was written into would count as an exit
+        y = x.primal if type(x) is Dual else x.detach()
+        return y.clone() if y.untyped_storage()._cdata in mode.trace.shadows else y

@@ -31,9 +31,6 @@ def run(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     return (_one_by_one if each else _densely)(func, args, kwargs)
 
 
-# ------------------------------------------------------------------ operations without a rule
-
-
 def _densely(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
     """Runs `func`: on throw-away dense tensors for what it reads, on the inside for what it aliases."""
     wrappers: dict[int, FactoredGradient] = {}
@@ -80,9 +77,6 @@ def _one_by_one(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> An
         else:
             results.extend(_densely(func, own, named) or [])
     return results if func._schema.returns else None
-
-
-# ------------------------------------------------------------------ operations that stay factored
 
 
 def _factors(value: Any) -> Factors | None:

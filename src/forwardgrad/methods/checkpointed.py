@@ -42,10 +42,12 @@ class CheckpointedBackprop:
 
     Raises:
         RungError: an objective that is not a model.
+        LostTangentError: the loss depends on no parameter.
 
     References:
         | Training Deep Nets with Sublinear Memory Cost (Chen et al., 2016), section 4, arXiv 1604.06174
-        | Full Parameter Fine-tuning for LLMs with Limited Resources (Lv et al., 2023), arXiv 2306.09782
+        | Full Parameter Fine-tuning for Large Language Models with Limited Resources (Lv et al., 2023),
+          arXiv 2306.09782
     """
 
     fused: bool = False

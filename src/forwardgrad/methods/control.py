@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from forwardgrad.combine import Control
 from forwardgrad.errors import InputError
 from forwardgrad.estimate import Deliver, Estimate
-from forwardgrad.methods.forward import admitted, at_full_precision, reaching
+from forwardgrad.methods.forward import admitted, at_full_precision, check_options, reaching
 from forwardgrad.objective import Differentiable, Objective, Params, finite, require
 from forwardgrad.passport import Passport
 from forwardgrad.slopes import Slope
@@ -43,7 +43,8 @@ class ControlVariate(nn.Module):
         rate: rho; None for the value nearest to the gradient in mean square, 1 / E|mean|^2 = K/(n+K-1) for signs.
 
     Raises:
-        InputError: K < 1, a rate outside (0, 1], an unknown name.
+        InputError: K < 1, a rate outside (0, 1], an unknown name, a scale that is not positive.
+        RungError: an objective that cannot push tangents.
 
     References:
         | SEGA: Variance Reduction via Gradient Sketching (Hanzely et al., 2018), Algorithm 1, arXiv 1809.03054
@@ -72,10 +73,7 @@ class ControlVariate(nn.Module):
         rate: float | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(num_tangents, bool) or not isinstance(num_tangents, int) or num_tangents < 1:
-            raise InputError("num_tangents needs a whole number K >= 1", repr(num_tangents), "use 1 or more")
-        if isinstance(scale, str) and scale not in ("memory", "unbiased"):
-            raise InputError('scale needs "memory", "unbiased" or a factor', repr(scale), "use one of them")
+        check_options(num_tangents, scale, ("memory", "unbiased"))
         if rate is not None and not 0 < rate <= 1:
             raise InputError("rate needs to lie in (0, 1]", repr(rate), "leave it None for the optimal one")
         sampler(tangents), find_slope(slope)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import inf
+from numbers import Real
 from typing import ClassVar, Literal
 
 import torch
@@ -24,7 +26,7 @@ class ForwardGradient:
     .. math:: \hat g = \tfrac1K \sum_{k=1}^K (\nabla f \cdot v_k)\, v_k, \qquad \mathbb E[v_k v_k^\top] = I
 
     Unbiased, since :math:`\mathbb E[v v^\top] \nabla f = \nabla f`. Its length is about :math:`\sqrt{n/K}\,|\nabla f|`,
-    so a learning rate found with backprop diverges: use ``scale="mmse"``, or `fg.suggest_lr`.
+    so a learning rate found with backprop diverges: use ``scale="mmse"`` and `fg.suggest_lr`.
 
     Knows:     tangents (one push of K tangents; no backward pass, no tape)
     Cost:      1 + K forward passes with rank-one tangents, 1 + 2K with dense ones
@@ -43,7 +45,8 @@ class ForwardGradient:
         byte_budget: bytes above the weights for "auto".
 
     Raises:
-        InputError: K < 1, an unknown name, K > n for orthonormal and coordinate tangents.
+        InputError: K < 1, an unknown name, a scale that is not positive; when called, K > n for orthonormal and
+            coordinate tangents.
         RungError: an objective that cannot push tangents.
 
     References:
@@ -53,7 +56,8 @@ class ForwardGradient:
     Note:
         Signs in place of Gaussians, the choice of least variance; in a matrix as outer products of signs, which cost
         one matrix-vector product and have the same mean and mean squared error for any gradient. Their slopes have
-        heavier tails where the gradient is itself of low rank.
+        heavier tails where the gradient is itself of low rank. Baydin et al. have K = 1; the mean over K and the
+        projection are those of Fluegel et al., the projection over all parameters together (see `Project`).
     """
 
     num_tangents: int = 1
@@ -75,18 +79,15 @@ class ForwardGradient:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.num_tangents, bool) or not isinstance(self.num_tangents, int) or self.num_tangents < 1:
-            raise InputError("num_tangents needs a whole number K >= 1", repr(self.num_tangents), "use 1 or more")
-        if isinstance(self.scale, str) and self.scale not in ("unbiased", "mmse"):
-            raise InputError('scale needs "unbiased", "mmse" or a factor', repr(self.scale), "use one of them")
+        check_options(self.num_tangents, self.scale, ("unbiased", "mmse"))
         sample = sampler(self.tangents)
         measure = slope(self.slope)
         combiner(self.combine, sample), Jvp(self.chunk_size, self.byte_budget)
-        if self.chunk_size is not None and not isinstance(measure, Jvp):
+        if self.chunk_size is not None and measure != Jvp():
             raise InputError(
-                "chunk_size needs slopes that are pushed",
+                'chunk_size needs slope="jvp"',
                 f"slope={self.slope!r}",
-                "leave it out: finite differences take one tangent at a time",
+                "leave it out: a Jvp object has its own, finite differences take one tangent at a time",
             )
 
     def __call__(
@@ -115,6 +116,24 @@ class ForwardGradient:
         if self.scale == "mmse":
             return combine.shrinkage(sample, v.numel, v.num_tangents)
         return float(self.scale)
+
+
+def check_options(num_tangents: int, scale: str | float, names: tuple[str, ...]) -> None:
+    """What every method along random tangents asks of its options.
+
+    Args:
+        num_tangents: K.
+        scale: one of `names`, or a factor.
+        names: the scales that have a name.
+
+    Raises:
+        InputError: K < 1, an unknown name, a factor that is not positive and finite.
+    """
+    if isinstance(num_tangents, bool) or not isinstance(num_tangents, int) or num_tangents < 1:
+        raise InputError("num_tangents needs a whole number K >= 1", repr(num_tangents), "use 1 or more")
+    if scale not in names and not (isinstance(scale, Real) and 0 < scale < inf):
+        known = " or ".join(f'"{name}"' for name in names)
+        raise InputError(f"scale needs {known}, or a factor > 0", repr(scale), "use one of them")
 
 
 def at_full_precision(params: Params) -> AbstractContextManager[object]:

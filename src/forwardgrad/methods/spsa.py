@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from forwardgrad.estimate import Deliver, Estimate
 from forwardgrad.methods.forward import ForwardGradient
@@ -33,7 +33,7 @@ class SPSA:
         scale: "unbiased", "mmse", or a factor.
 
     Raises:
-        InputError: eps <= 0, K < 1, an unknown name.
+        InputError: eps or a scale that is not positive, K < 1, an unknown name.
 
     References:
         | Multivariate stochastic approximation using a simultaneous perturbation gradient approximation (Spall, 1992)
@@ -47,7 +47,7 @@ class SPSA:
     eps: float = 1e-3
     num_tangents: int = 1
     tangents: str | Sampler = "rank_one"
-    scale: str | float = "unbiased"
+    scale: Literal["unbiased", "mmse"] | float = "unbiased"
 
     passport: ClassVar[Passport] = Passport(
         knows="values (two losses per tangent)",
@@ -68,4 +68,4 @@ class SPSA:
         return self._forward()(objective, params, key=key)
 
     def _forward(self) -> ForwardGradient:
-        return ForwardGradient(self.num_tangents, self.tangents, slope=Central(self.eps), scale=self.scale)  # type: ignore[arg-type]
+        return ForwardGradient(self.num_tangents, self.tangents, slope=Central(self.eps), scale=self.scale)

@@ -97,10 +97,30 @@ def _restore(state: tuple[Buffers, Randomness]) -> None:
             part.restore()
 
 
+_OWN = {"_parameters", "_buffers", "_modules"}
+
+
 def forget_duals(modules: Sequence[nn.Module]) -> None:
-    """Replaces what modules kept of a push (a buffer or attribute they assigned) by its primal."""
+    """Replaces what modules kept of a push (in a buffer, an attribute, or a container in one) by its primal."""
     for module in modules:
         for holder in (module._buffers, module.__dict__):
             for key, value in holder.items():
-                if type(value) is Dual:
-                    holder[key] = value.primal
+                if type(value) is Dual or (isinstance(value, (list, tuple, dict)) and value and key not in _OWN):
+                    holder[key] = forgotten(value)
+
+
+def forgotten(value: Any, depth: int = 5) -> Any:
+    """The value with primals in the places of Duals: lists and dicts stay the same objects, tuples cannot."""
+    if type(value) is Dual:
+        return value.primal
+    if not depth:
+        return value
+    if isinstance(value, (list, dict)):
+        for key, item in list(value.items() if isinstance(value, dict) else enumerate(value)):
+            if (kept := forgotten(item, depth - 1)) is not item:
+                value[key] = kept
+    elif isinstance(value, tuple):
+        items = [forgotten(item, depth - 1) for item in value]
+        if any(kept is not item for kept, item in zip(items, value, strict=True)):
+            return type(value)(*items) if hasattr(value, "_fields") else tuple(items)
+    return value

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-
-from forwardgrad.errors import InputError
+from forwardgrad.errors import InputError, nearest
 from forwardgrad.tangents.coordinate import CoordinateDraw
 from forwardgrad.tangents.gaussian import Gaussian
 from forwardgrad.tangents.orthonormal import Orthonormal
@@ -35,13 +33,11 @@ def sampler(given: str | Sampler) -> Sampler:
     if isinstance(given, str):
         if given in _BY_NAME:
             return _BY_NAME[given]()
-        near = get_close_matches(given, _BY_NAME, n=1, cutoff=0.4)
-        cure = f"did you mean {near[0]!r}" if near else "take 'rank_one', the default"
-        raise InputError(f"tangents= needs one of {', '.join(_BY_NAME)}, or a sampler", repr(given), cure)
+        raise InputError("tangents= needs a known name or a sampler", f"`{given}`", nearest(given, _BY_NAME))
     if isinstance(given, type) or not isinstance(given, Sampler):
         raise InputError(
             needs="tangents= needs a name or a sampler object (a call and a second_moment)",
             found=repr(given),
-            cure="pass e.g. tangents='rank_one' or forwardgrad.tangents.RankOneRademacher()",
+            cure="pass e.g. tangents='rank_one' or fg.RankOneRademacher()",
         )
     return given

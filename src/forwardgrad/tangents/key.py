@@ -23,11 +23,11 @@ class Key(NamedTuple):
 
     @classmethod
     def draw(cls, generator: Generator | None = None) -> Key:
-        """Draws a fresh key from `generator`, or from torch's default one (so `torch.manual_seed` governs it)."""
+        """Draws a fresh key.
+
+        Args:
+            generator: a torch generator; None for torch's default one, so that `torch.manual_seed` governs it.
+        """
         device = generator.device if generator is not None else "cpu"
         seed = torch.randint(2**_SEED_BITS - 1, (), generator=generator, device=device)
         return cls(int(seed), 0)
-
-    def next(self) -> Key:
-        """The key of the following step."""
-        return Key(self.seed, self.step + 1)

@@ -9,9 +9,8 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from forwardgrad.errors import ConfigError
+from forwardgrad.errors import ConfigError, nearest
 from forwardgrad.train.methods import CHOICES, MethodChoice
-from forwardgrad.train.nearest import nearest
 from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict
 from forwardgrad.train.tasks import AnyTask, TaskChoice
 from forwardgrad.train.tasks.digits import Digits
@@ -36,7 +35,7 @@ class RunConfig(Strict):
         epochs: or in passes over the training part (the task's own where no budget is set),
         forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared.
         evaluations: how often the validation part is scored along the way.
-        seeds: one run per seed; a seed fixes weights, data order, dropout and tangents.
+        seeds: one run per seed, no seed twice; a seed fixes weights, data order, dropout and tangents.
         threads: of torch; one is fastest for small nets, and keeps wall times comparable.
     """
 
@@ -53,10 +52,13 @@ class RunConfig(Strict):
     threads: PositiveInt = 1
 
     @model_validator(mode="after")
-    def _one_budget(self) -> RunConfig:
+    def _fits_together(self) -> RunConfig:
         given = [name for name in _BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"one budget, not {' and '.join(given)}")
+            raise ConfigError("a budget needs one unit", " and ".join(given), "drop all but one")
+        if len(set(self.seeds)) < len(self.seeds):
+            found = ", ".join(map(str, self.seeds))
+            raise ConfigError("a spread needs different seeds", found, "name each seed once", path="seeds")
         return self
 
     @property
@@ -160,8 +162,8 @@ def _explain(error: ValidationError) -> ConfigError:
             found = context.get("tag", problem["input"])
             cure = nearest(str(found), [name.strip("'") for name in names])
             return ConfigError("a config needs known names", f"`{found}`", cure, path=path)
-        case "value_error":
-            return ConfigError("a budget needs one unit", str(problem["ctx"]["error"]), "drop all but one")
+        case "value_error":  # a ConfigError of the validator above
+            return problem["ctx"]["error"]
         case _:
             wanted = problem["msg"].removeprefix("Input should be ").split(",")[0]
             cure = f"give one that is {wanted}" if wanted in problem["msg"][16:] else f"mind that {wanted.lower()}"

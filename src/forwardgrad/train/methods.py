@@ -58,8 +58,8 @@ class Spsa(Strict):
 class Forward(Strict):
     """Forward gradient: exact slopes along K random tangents, no tape.
 
-    `scale="mmse"` shrinks the estimate, sqrt(n/K) times as long as the gradient: learning rates are then of
-    backprop's size.
+    `scale="mmse"` shrinks the estimate, which is sqrt(n/K) times as long as the gradient: backprop's learning rate is
+    then safe, and the best one larger.
     """
 
     fused: ClassVar[bool] = False

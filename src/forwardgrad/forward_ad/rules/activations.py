@@ -53,6 +53,8 @@ activation(F.logsigmoid, lambda g, x: g * torch.sigmoid(-x))
 def prelu(input: Any, weight: Any) -> Any:
     """y = max(x, 0) + w min(x, 0), with one w, or one a channel."""
     x, w = primal(input), primal(weight)
+    if not x.ndim or w.ndim != 1:
+        return NotImplemented
     y = F.prelu(x, w)
     dx, dw = tangent(input), tangent(weight)
 

@@ -120,6 +120,9 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> Any:
     x, w, b = primal(input), primal(weight), primal(bias)
+    if x.ndim < 2:
+        return NotImplemented
+    running_mean, running_var = primal(running_mean), primal(running_var)  # constants in reverse mode as well
     dx, dw, db = tangent(input), tangent(weight), tangent(bias)
     if not training or x.numel() == x.shape[1]:  # stock refuses to train on one value a channel
         y = F.batch_norm(x, running_mean, running_var, w, b, training, momentum, eps)

@@ -143,7 +143,7 @@ def rrelu_with(input: Dual, lower: float, upper: float, training: bool, inplace:
     else:
         mean = (lower + upper) / 2
         y = F.leaky_relu(x, mean)
-        dy = input.dense() * torch.where(x > 0, 1.0, mean).to(x.dtype)
+        dy = input.dense() * torch.where(x > 0, torch.ones_like(x), mean)
     return write_through(input, y, dy) if inplace else (y, dy)
 
 

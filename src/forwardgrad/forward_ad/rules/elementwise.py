@@ -62,6 +62,11 @@ def neg(x: Dual) -> Pair:
     return -x.primal, -x.dense()
 
 
+@rule(torch.sgn, Tensor.sgn)
+def sgn(input: Dual) -> Any:
+    return NotImplemented if input.primal.is_complex() else input.primal.sgn()  # x / |x|, which turns with x
+
+
 @rule(F.relu)
 def relu(input: Dual, inplace: bool = False) -> Any:
     return input.relu_() if inplace else RULES[torch.relu](input)

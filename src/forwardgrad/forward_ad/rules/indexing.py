@@ -40,8 +40,8 @@ def getitem(x: Any, index: Any) -> Any:
         return part_of(x, y, part)
     moved = shifted_index(index)
     y = x.primal[index]
-    if moved is None:  # index tensors lie apart, so the result is a copy
-        return y, torch.stack([dx[index] for dx in x.dense()])
+    if moved is None:  # index tensors lie apart, so the result is a copy, or a view where they have no dimensions
+        return view_of(x, y, torch.stack([dx[index] for dx in x.dense()]))
     return view_of(x, y, x.dense()[moved])
 
 
@@ -58,10 +58,14 @@ def primal_index(index: Any) -> Any:
 
 @rule(torch.index_select, Tensor.index_select)
 def index_select(input: Dual, dim: int, index: Tensor) -> Any:
+    if not input.primal.ndim:
+        return NotImplemented
     return input.primal.index_select(dim, index), input.dense().index_select(up(dim), index)
 
 
 @rule(torch.gather, Tensor.gather)
 def gather(input: Dual, dim: int, index: Tensor, **_: Any) -> Any:
+    if not input.primal.ndim:
+        return NotImplemented
     dx = input.dense()
     return input.primal.gather(dim, index), dx.gather(up(dim), index.expand(dx.shape[0], *index.shape))

@@ -65,9 +65,27 @@ def shadow(x: Tensor, trace: Trace) -> Dual:
         numel = storage.nbytes() // x.element_size()
         zeros = torch.zeros((trace.num_tangents, numel), dtype=x.dtype, device=x.device)
         entry = trace.shadows[storage._cdata] = Shadow(x, zeros)
-    strides = (entry.tangent.shape[1], *x.stride())
-    view = entry.tangent.as_strided((trace.num_tangents, *x.shape), strides, x.storage_offset())
+    view = laid(entry, x)
+    if view is None:
+        raise UnsupportedError(
+            needs="writing a pushed-forward tensor needs memory of one floating dtype",
+            found=f"memory of {entry.owner.dtype} seen as {x.dtype}",
+            cure="write into a tensor of its own",
+            path=trace.locate(),
+        )
     return Dual(x, view, entry.reach, trace)
+
+
+def laid(entry: Shadow, x: Tensor) -> Tensor | None:
+    """The shadow as it lies under x, which may see complex numbers as their parts; None for any other dtype."""
+    over = entry.tangent
+    if x.is_complex() and not over.is_complex():
+        over = torch.view_as_complex(over.view(over.shape[0], -1, 2))
+    elif over.is_complex() and not x.is_complex():
+        over = torch.view_as_real(over).flatten(1)
+    if over.dtype != x.dtype:
+        return None
+    return over.as_strided((over.shape[0], *x.shape), (over.shape[1], *x.stride()), x.storage_offset())
 
 
 def grow(place: Dual, reach: int, trace: Trace) -> None:

@@ -44,7 +44,7 @@ def add_outer(dy: Tensor | None, s: Tensor | None, a: Tensor | None, db: Tensor 
         right = torch.cat([right, db.to(like.dtype).unsqueeze(1)], dim=1)
     if dy is None:
         return torch.bmm(left, right).view(k, *like.shape)
-    flat = dy.view(k, -1, m)
+    flat = dy.view(k, like.shape[:-1].numel(), m)
     if k == 1:
         flat[0].addmm_(left[0], right[0])
     else:
@@ -59,11 +59,11 @@ def push_weight(x: Tensor, dw: Kind | Tensor, dy: Tensor | None, db: Tensor | No
         return add_outer(dy, s, dw.b, db, y)
     v = dw if isinstance(dw, Tensor) else dw.dense()
     v = v.to(x.dtype)
-    flat = x.reshape(1, -1, x.shape[-1])
+    flat = x.reshape(1, x.shape[:-1].numel(), x.shape[-1])
     if dy is None:
         dy = torch.matmul(flat, v).view(v.shape[0], *y.shape)
     elif dy.is_contiguous() and dy.dtype == x.dtype:
-        dy.view(v.shape[0], -1, y.shape[-1]).baddbmm_(flat.expand(v.shape[0], -1, -1), v)
+        dy.view(v.shape[0], *flat.shape[1:2], y.shape[-1]).baddbmm_(flat.expand(v.shape[0], -1, -1), v)
     else:
         dy = dy + torch.matmul(flat, v).view(v.shape[0], *y.shape)
     return dy if db is None else add_outer(dy, None, None, db, y)
@@ -119,16 +119,16 @@ def matmul_vector(a: Tensor, b: Tensor) -> Any:
     """Products with a vector, by making it a matrix."""
     x, w = primal(a), primal(b)
     y = torch.matmul(x, w)
+    rows, cols = x.ndim == 1, w.ndim == 1
+    ndim = max(x.ndim + rows, w.ndim + cols)
     dx, dw = tangent(a), tangent(b)
     dy = None
     if dx is not None:
-        dy = torch.matmul(dx.unsqueeze(-2) if x.ndim == 1 else dx, w.unsqueeze(-1) if w.ndim == 1 else w)
+        dy = torch.matmul(aligned(dx.unsqueeze(-2) if rows else dx, ndim), w.unsqueeze(-1) if cols else w)
     if dw is not None:
-        left, right = x.unsqueeze(-2) if x.ndim == 1 else x, dw.unsqueeze(-1) if w.ndim == 1 else dw
-        if (x.ndim == 1 and w.ndim > 1) or w.ndim == 1:
-            dyw = torch.matmul(left, right)
-        dy = dyw.reshape(-1, *y.shape) if dy is None else dy.reshape(-1, *y.shape) + dyw.reshape(-1, *y.shape)
-    return y, dy.reshape(-1, *y.shape) if dy is not None else None
+        dyw = torch.matmul(x.unsqueeze(-2) if rows else x, aligned(dw.unsqueeze(-1) if cols else dw, ndim))
+        dy = dyw if dy is None else dy + dyw
+    return y, None if dy is None else dy.reshape(dy.shape[0], *y.shape)
 
 
 @rule(torch.addmm, Tensor.addmm)

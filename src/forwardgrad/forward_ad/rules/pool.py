@@ -53,6 +53,8 @@ def pixel_unshuffle(input: Dual, downscale_factor: int) -> Any:
 
 @rule(F.pad)
 def pad(input: Dual, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> Any:
+    if mode != "constant" and not input.primal.numel():
+        return NotImplemented
     y, dx = F.pad(input.primal, pad, mode, value), input.dense()
     if mode == "constant":
         return y, F.pad(dx, pad)
@@ -87,7 +89,7 @@ max_pool(F.fractional_max_pool3d_with_indices, 3, F.fractional_max_pool3d)
 def normalize(input: Any, p: float = 2.0, dim: Any = 1, eps: float = 1e-12, out: None = None) -> Any:
     r"""y = x / n with n = max(|x|, eps), so dy_k = (dx_k - y (y . dx_k)) / n; below eps its first term alone."""
     x, dx = primal(input), tangent(input)
-    if p != 2.0 or dx is None or isinstance(dim, (tuple, list)):
+    if p != 2.0 or dx is None or isinstance(dim, (tuple, list)) or x.is_complex():
         return NotImplemented
     size = x.norm(2, dim, keepdim=True)
     y = x / size.clamp_min(eps)

@@ -23,7 +23,7 @@ def sum(input: Dual, dim: Any = None, keepdim: bool = False, *more: Any, dtype: 
     if more:
         return NotImplemented
     x, dx = input.primal, input.dense()
-    y = x.sum(dtype=dtype) if dim is None else x.sum(dim, keepdim, dtype=dtype)
+    y = x.sum(dim, keepdim, dtype=dtype)
     if x.ndim == 0:
         return y, dx.to(y.dtype, copy=True)
     return y, dx.sum(axes(dim, x.ndim), keepdim, dtype=dtype)
@@ -34,7 +34,7 @@ def mean(input: Dual, dim: Any = None, keepdim: bool = False, *more: Any, dtype:
     if more:
         return NotImplemented
     x, dx = input.primal, input.dense()
-    y = x.mean(dtype=dtype) if dim is None else x.mean(dim, keepdim, dtype=dtype)
+    y = x.mean(dim, keepdim, dtype=dtype)
     if x.ndim == 0:
         return y, dx.to(y.dtype, copy=True)
     return y, dx.mean(axes(dim, x.ndim), keepdim, dtype=dtype)
@@ -42,11 +42,15 @@ def mean(input: Dual, dim: Any = None, keepdim: bool = False, *more: Any, dtype:
 
 @rule(torch.cumsum, Tensor.cumsum)
 def cumsum(input: Dual, dim: int, **kwargs: Any) -> Any:
+    if not input.primal.ndim:
+        return NotImplemented
     return input.primal.cumsum(dim, **kwargs), input.dense().cumsum(dim + 1 if dim >= 0 else dim, **kwargs)
 
 
 @rule(torch.logsumexp, Tensor.logsumexp)
 def logsumexp(input: Dual, dim: Any, keepdim: bool = False) -> Any:
+    if not input.primal.ndim:
+        return NotImplemented
     x, dx = input.primal, input.dense()
     total = x.logsumexp(dim, keepdim=True)
     dy = (dx * (x - total).exp()).sum(axes(dim, x.ndim), keepdim)

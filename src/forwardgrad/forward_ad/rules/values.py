@@ -39,6 +39,8 @@ _EXITS = (
     "data_ptr untyped_storage storage"
 ).split()
 
+_FORWARD_ONLY = "a push runs forward only, with no tape"
+
 
 def on_primal(func: Callable) -> Callable[..., Any]:
     """Answers from the primal; nothing is lost, since the answer does not depend on it smoothly."""
@@ -64,9 +66,28 @@ def exit_by(name: str, func: Callable) -> Callable[..., Any]:
                 path=trace.locate(),
             )
         trace.exits.append(Exit(name, trace.locate(), x.reach))
-        return func(x.primal, *(primal(a) for a in args), **kwargs)
+        y = func(x.primal, *(primal(a) for a in args), **kwargs)
+        return apart(x, y, name) if isinstance(y, Tensor) else y
 
     return left
+
+
+def apart(x: Dual, y: Tensor, name: str) -> Tensor:
+    """y, left behind by x, in memory of its own where a shadow would give it the tangent again.
+
+    Raises:
+        UnsupportedError: `.data` of such memory, which is asked for in order to write there.
+    """
+    if y.untyped_storage()._cdata not in x.diary.shadows:
+        return y
+    if name == ".data":
+        raise UnsupportedError(
+            needs="`.data` needs a tensor that no pushed-forward one was written into",
+            found="one written into",
+            cure="use .detach() to read it, or write to the tensor itself",
+            path=x.diary.locate(),
+        )
+    return y.clone()
 
 
 def refuse(name: str, why: str, cure: str) -> Callable[..., Any]:
@@ -77,6 +98,19 @@ def refuse(name: str, why: str, cure: str) -> Callable[..., Any]:
         raise UnsupportedError(why, f"`{name}`", cure, path=trace.locate())
 
     return refused
+
+
+def require_grad(x: Dual, requires_grad: bool = True) -> Dual:
+    """In reverse mode x, which depends on parameters, requires gradients already: asking for them does nothing.
+
+    Gradient checkpointing asks, of what comes out of an embedding.
+
+    Raises:
+        UnsupportedError: they are not wanted, which reverse mode refuses as well.
+    """
+    if requires_grad:
+        return x
+    return refuse("requires_grad_(False)", _FORWARD_ONLY, "use fg.stop_gradient(x)")(x)
 
 
 def set_data(x: Any, value: Any) -> None:
@@ -116,19 +150,16 @@ def _register() -> None:
     ANSWERS[Tensor.__repr__] = on_primal(Tensor.__repr__)  # debuggers call it
     ANSWERS[Tensor.__format__] = exit_by("an f-string", Tensor.__format__)
     ANSWERS[Tensor.data.__set__] = set_data
-    forward_only = "a push runs forward only, with no tape"
-    ANSWERS[Tensor.requires_grad_] = refuse(
-        "requires_grad_", forward_only, "remove it, or exclude that part with fg.stop_gradient"
-    )
+    ANSWERS[Tensor.requires_grad_] = require_grad
     remove = "remove it, or ask for `x.requires_grad` first"
     for name in ("register_hook", "retain_grad", "register_post_accumulate_grad_hook"):
-        ANSWERS[getattr(Tensor, name)] = refuse(name, forward_only, remove)
-    ANSWERS[Tensor.requires_grad.__set__] = refuse("requires_grad =", forward_only, remove)
-    ANSWERS[slot.__set__] = refuse("grad =", forward_only, remove)
-    ANSWERS[Tensor.backward] = refuse("backward", forward_only, "leave the gradient to the method")
+        ANSWERS[getattr(Tensor, name)] = refuse(name, _FORWARD_ONLY, remove)
+    ANSWERS[Tensor.requires_grad.__set__] = refuse("requires_grad =", _FORWARD_ONLY, remove)
+    ANSWERS[slot.__set__] = refuse("grad =", _FORWARD_ONLY, remove)
+    ANSWERS[Tensor.backward] = refuse("backward", _FORWARD_ONLY, "leave the gradient to the method")
     ANSWERS[torch.autograd.grad] = refuse(
         "torch.autograd.grad",
-        forward_only,
+        _FORWARD_ONLY,
         "use create_graph-free code, or torch.func.jvp of the inner gradient",
     )
 

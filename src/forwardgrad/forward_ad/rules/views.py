@@ -21,6 +21,8 @@ def view_of(x: Dual, y: Tensor, dy: Tensor) -> Dual:
 
     Where y is a view and dy is none, both are marked: a write through one would not be seen in the other.
     """
+    if y is x.primal:  # as of a vector flattened
+        return x
     if not y._is_view():  # a copy, as of a reshape that could not be a view, shares no tangent either
         return Dual(y, dy.clone() if dy._is_view() else dy, x.reach, x.diary)
     out = Dual(y, dy, x.reach, x.diary)
@@ -84,9 +86,9 @@ def permute(input: Dual, *dims: Any) -> Any:
 @rule(torch.transpose, Tensor.transpose, torch.swapaxes, Tensor.swapaxes, torch.swapdims, Tensor.swapdims)
 def transpose(input: Dual, dim0: int, dim1: int) -> Any:
     x = input.primal
+    if not x.ndim or (x.ndim == 2 and dim0 % 2 == dim1 % 2):
+        return input
     if isinstance(input.tangent, RankOne) and x.ndim == 2:
-        if dim0 % 2 == dim1 % 2:
-            return input
         return part_of(input, x.transpose(dim0, dim1), input.tangent.transpose())
     return view_of(input, x.transpose(dim0, dim1), input.dense().transpose(up(dim0), up(dim1)))
 
@@ -246,6 +248,8 @@ def with_zeros(tensors: Sequence[Any]) -> tuple[list[Tensor], list[Tensor]]:
 @rule(torch.cat, torch.concat, torch.concatenate)
 def cat(tensors: Sequence[Any], dim: int = 0) -> Any:
     kept = [x for x in tensors if x.numel() or x.ndim != 1]  # torch ignores legacy empties of shape [0]
+    if not any(type(x) is Dual for x in kept):
+        return torch.cat([primal(x) for x in tensors], dim)
     xs, dxs = with_zeros(kept)
     dtype = torch.cat(xs, dim)
     return dtype, torch.cat([dx.to(dtype.dtype) for dx in dxs], up(dim))

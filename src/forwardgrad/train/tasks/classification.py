@@ -1,5 +1,7 @@
 """What classification tasks share: a multilayer perceptron, its loss and its score.
 
+A task adds its name, its data and its settings to `Classification`.
+
 Shapes: B batch, C classes.
 """
 
@@ -7,15 +9,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import skip_init
 
+from forwardgrad.train.strict import PositiveInt, Strict
 from forwardgrad.train.tasks.task import Batch, Score
 
 _CHUNK = 4096  # samples scored at once: bounds the memory of an evaluation
+_CLASSES = 10
+
+
+class Classification(Strict):
+    """A perceptron from `features` over the hidden units to ten classes."""
+
+    features: ClassVar[int]
+    hidden: tuple[PositiveInt, ...]
+    batch_size: PositiveInt
+
+    def build(self, generator: Generator) -> nn.Module:
+        """The perceptron, fresh."""
+        return mlp((self.features, *self.hidden, _CLASSES), generator)
+
+    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
+        """Mean cross-entropy of one batch."""
+        return cross_entropy(model, *batch)
+
+    def score(self, model: nn.Module, part: Batch) -> Score:
+        """Mean cross-entropy and accuracy on a whole part."""
+        return score(model, part)
 
 
 def mlp(sizes: Sequence[int], generator: Generator) -> nn.Sequential:

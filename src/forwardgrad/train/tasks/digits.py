@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator
 
 from forwardgrad.errors import MissingExtraError
-from forwardgrad.train.strict import PositiveInt, Strict
-from forwardgrad.train.tasks import classification
-from forwardgrad.train.tasks.task import Batch, Score, Splits
+from forwardgrad.train.strict import PositiveInt
+from forwardgrad.train.tasks.classification import Classification
+from forwardgrad.train.tasks.task import Splits
 
 # The same search for every method, examples/tune.py: one grid and two values around its best, 6,000 forward
 # passes, seeds 100 and 101 (not the demo's); mean accuracy on the validation part decides. The test part was not
@@ -22,9 +22,10 @@ _NUM_VALIDATION = _NUM_TEST = 300
 _SPLIT_SEED = 0  # the split belongs to the task, not to the seed of a run
 
 
-class Digits(Strict):
+class Digits(Classification):
     """Which digit is it? 1,197 images to train on, 300 to select on, 300 to report on."""
 
+    features: ClassVar[int] = 64
     epochs: ClassVar[float] = 100
     learning_rates: ClassVar[Mapping[str, float]] = LEARNING_RATES
     name: Literal["digits"] = "digits"
@@ -44,15 +45,3 @@ class Digits(Strict):
         order = torch.randperm(len(y), generator=Generator().manual_seed(_SPLIT_SEED))
         sizes = (len(y) - _NUM_VALIDATION - _NUM_TEST, _NUM_VALIDATION, _NUM_TEST)
         return Splits(*((x[index], y[index]) for index in order.split(sizes)))
-
-    def build(self, generator: Generator) -> nn.Module:
-        """A perceptron of 64, the hidden and 10 units."""
-        return classification.mlp((64, *self.hidden, 10), generator)
-
-    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
-        """Mean cross-entropy of one batch."""
-        return classification.cross_entropy(model, *batch)
-
-    def score(self, model: nn.Module, part: Batch) -> Score:
-        """Mean cross-entropy and accuracy on a whole part."""
-        return classification.score(model, part)

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from torch import Generator, Tensor, nn
-
-from forwardgrad.train.strict import PositiveInt, Strict
-from forwardgrad.train.tasks import classification
+from forwardgrad.train.strict import PositiveInt
+from forwardgrad.train.tasks.classification import Classification
 from forwardgrad.train.tasks.idx import read_images
-from forwardgrad.train.tasks.task import Batch, Score, Splits
+from forwardgrad.train.tasks.task import Splits
 
 # MNIST's, a net and data of the same size; not searched again.
 LEARNING_RATES = {"backprop": 0.3, "checkpointed": 0.3, "spsa": 100.0, "forward": 60.0, "control": 0.005}
 
 
-class FashionMnist(Strict):
+class FashionMnist(Classification):
     """Which garment? 50,000 images to train on, 10,000 to select on, the 10,000 test images to report on.
 
     References:
@@ -24,6 +22,7 @@ class FashionMnist(Strict):
         | https://arxiv.org/abs/1708.07747
     """
 
+    features: ClassVar[int] = 784
     epochs: ClassVar[float] = 5
     learning_rates: ClassVar[Mapping[str, float]] = LEARNING_RATES
     name: Literal["fashion-mnist"] = "fashion-mnist"
@@ -33,15 +32,3 @@ class FashionMnist(Strict):
     def load(self) -> Splits:
         """Standardised images and their labels in three parts; DataError where a file is missing."""
         return read_images(self.name, "fashion_mnist", mean=0.2860, std=0.3530, num_validation=10_000)
-
-    def build(self, generator: Generator) -> nn.Module:
-        """A perceptron of 784, the hidden and 10 units."""
-        return classification.mlp((784, *self.hidden, 10), generator)
-
-    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
-        """Mean cross-entropy of one batch."""
-        return classification.cross_entropy(model, *batch)
-
-    def score(self, model: nn.Module, part: Batch) -> Score:
-        """Mean cross-entropy and accuracy on a whole part."""
-        return classification.score(model, part)

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal
 
-from torch import Generator, Tensor, nn
-
-from forwardgrad.train.strict import PositiveInt, Strict
-from forwardgrad.train.tasks import classification
+from forwardgrad.train.strict import PositiveInt
+from forwardgrad.train.tasks.classification import Classification
 from forwardgrad.train.tasks.idx import read_images
-from forwardgrad.train.tasks.task import Batch, Score, Splits
+from forwardgrad.train.tasks.task import Splits
 
 # Found as those of the digits, examples/tune.py mnist 3000. For the forward gradient 100 is best at K = 1 and 30 at
 # K = 16; 60 serves both.
 LEARNING_RATES = {"backprop": 0.3, "checkpointed": 0.3, "spsa": 100.0, "forward": 60.0, "control": 0.005}
 
 
-class Mnist(Strict):
+class Mnist(Classification):
     """Which digit is it? 50,000 images to train on, 10,000 to select on, the 10,000 test images to report on.
 
     References:
         | Gradient-based learning applied to document recognition (LeCun et al., 1998)
     """
 
+    features: ClassVar[int] = 784
     epochs: ClassVar[float] = 5
     learning_rates: ClassVar[Mapping[str, float]] = LEARNING_RATES
     name: Literal["mnist"] = "mnist"
@@ -33,15 +32,3 @@ class Mnist(Strict):
     def load(self) -> Splits:
         """Standardised images and their labels in three parts; DataError where a file is missing."""
         return read_images(self.name, "mnist", mean=0.1307, std=0.3081, num_validation=10_000)
-
-    def build(self, generator: Generator) -> nn.Module:
-        """A perceptron of 784, the hidden and 10 units."""
-        return classification.mlp((784, *self.hidden, 10), generator)
-
-    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
-        """Mean cross-entropy of one batch."""
-        return classification.cross_entropy(model, *batch)
-
-    def score(self, model: nn.Module, part: Batch) -> Score:
-        """Mean cross-entropy and accuracy on a whole part."""
-        return classification.score(model, part)
