@@ -37,14 +37,17 @@ def our_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
         with torch.no_grad():
             return objective.push(objective.params, tangents).slopes
 
-    def gradient(method: object) -> None:
+    def gradient(method: object, into: object = None) -> None:
         net.model.zero_grad(set_to_none=True)
-        fg.backward(method, net.model, net.loss_fn, *net.batch, key=fg.Key(0, next(steps)))
+        fg.backward(method, net.model, net.loss_fn, *net.batch, into=into, key=fg.Key(0, next(steps)))
 
     forward = fg.ForwardGradient(num_tangents=num_tangents)
     spsa = fg.SPSA(num_tangents=num_tangents)
+    fused, stepping = fg.CheckpointedBackprop(fused=True), fg.Apply(lambda p: torch.optim.SGD(p, lr=0.0))
     return [
         Rival("fg.ForwardGradient", slopes, lambda: gradient(forward)),
         Rival("fg.SPSA", None, lambda: gradient(spsa), exact=False),
         Rival("fg.CheckpointedBackprop", None, lambda: gradient(fg.CheckpointedBackprop())),
+        # Its optimizer steps as it goes, so that no gradient is left to compare.
+        Rival("fg.CheckpointedBackprop, fused", None, lambda: gradient(fused, stepping), exact=False),
     ]

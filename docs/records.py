@@ -13,6 +13,20 @@ def newest(kind: str) -> dict | None:
     return json.loads(found[-1].read_text()) | {"name": found[-1].name} if found else None
 
 
+def merged_speed() -> dict | None:
+    """The newest figures of every net and rival: a run may cover some of them only."""
+    whole: dict | None = None
+    for path in sorted(RESULTS.glob("speed-*.json"), key=lambda path: path.stem[-15:]):
+        record = json.loads(path.read_text()) | {"name": path.name}
+        if whole is None:
+            whole = record
+            continue
+        whole["name"] += f"`, `{path.name}"
+        for net, rows in record["results"].items():
+            whole["results"].setdefault(net, {}).update(rows)
+    return whole
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -87,7 +101,7 @@ def write_tables(folder: Path) -> None:
     """One file per kind of record; a kind nobody has measured says so."""
     folder.mkdir(parents=True, exist_ok=True)
     for kind, render in (("speed", speed), ("memory", memory), ("functions", functions)):
-        record = newest(kind)
+        record = merged_speed() if kind == "speed" else newest(kind)
         text = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
         path = folder / f"{kind}.md"
         if not path.exists() or path.read_text() != text + "\n":
