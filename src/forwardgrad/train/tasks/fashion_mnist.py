@@ -9,11 +9,14 @@ from torch import Generator, Tensor, nn
 
 from forwardgrad.train.strict import PositiveInt, Strict
 from forwardgrad.train.tasks import classification
-from forwardgrad.train.tasks.idx import read_images
+from forwardgrad.train.tasks.idx import idx_files, read_images
+from forwardgrad.train.tasks.sources import Source
 from forwardgrad.train.tasks.task import Batch, Score, Splits
 
 # MNIST's, a net and data of the same size; not searched again.
 LEARNING_RATES = {"backprop": 0.3, "checkpointed": 0.3, "spsa": 100.0, "forward": 60.0, "control": 0.005}
+
+SOURCE = idx_files("fashion_mnist", "MIT (Zalando SE)")
 
 
 class FashionMnist(Strict):
@@ -26,13 +29,15 @@ class FashionMnist(Strict):
 
     epochs: ClassVar[float] = 5
     learning_rates: ClassVar[Mapping[str, float]] = LEARNING_RATES
+    source: ClassVar[Source] = SOURCE
+    remark: ClassVar[str] = ""
     name: Literal["fashion-mnist"] = "fashion-mnist"
     hidden: tuple[PositiveInt, ...] = (128,)
     batch_size: PositiveInt = 128
 
     def load(self) -> Splits:
         """Standardised images and their labels in three parts; DataError where a file is missing."""
-        return read_images(self.name, "fashion_mnist", mean=0.2860, std=0.3530, num_validation=10_000)
+        return read_images(self.name, SOURCE, mean=0.2860, std=0.3530, num_validation=10_000)
 
     def build(self, generator: Generator) -> nn.Module:
         """A perceptron of 784, the hidden and 10 units."""
