@@ -11,6 +11,7 @@ from forwardgrad.train.tasks.digits import Digits
 from forwardgrad.train.tasks.fashion_mnist import FashionMnist
 from forwardgrad.train.tasks.functions import Beale, Rosenbrock, Sphere, StyblinskiTang
 from forwardgrad.train.tasks.mnist import Mnist
+from forwardgrad.train.tasks.shakespeare import TinyShakespeare
 
 AnyTask = (
     Digits
@@ -20,6 +21,7 @@ AnyTask = (
     | Rosenbrock
     | StyblinskiTang
     | Beale
+    | TinyShakespeare
 )  # fmt: skip
 TaskChoice = Annotated[AnyTask, Field(discriminator="name"), BeforeValidator(spelled_out)]
 TASKS: dict[str, type[AnyTask]] = {choice.model_fields["name"].default: choice for choice in get_args(AnyTask)}
