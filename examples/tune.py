@@ -1,4 +1,4 @@
-"""How the learning rates in train/tasks/ were chosen: the same search for every method, by validation accuracy only.
+"""How the learning rates in train/tasks/ were chosen: the same search for every method, by validation only.
 
 Two seeds that the demo does not use, one grid for all and two more values around its best, and one budget of forward
 passes. The test part is not looked at. Prints one line per method and learning rate, and the winner.
@@ -7,6 +7,7 @@ passes. The test part is not looked at. Prints one line per method and learning 
     python examples/tune.py mnist 6000 forward        a budget, and only the methods whose label begins so
 """
 
+import math
 import sys
 from statistics import fmean
 
@@ -23,14 +24,15 @@ CLOSER = (0.5, 2.0)  # times the best of the grid
 SEEDS = (100, 101)
 
 
-def validation_accuracy(config: RunConfig, splits) -> float:
-    """Mean over the seeds of the best validation accuracy of a run; 0 for a run that diverges."""
+def merit(config: RunConfig, splits) -> float:
+    """Mean over the seeds of the best validation accuracy of a run, or of minus its loss where a task has none."""
     try:
         cost = step_cost(config, splits)
         runs = [train_run(config, splits, seed, cost, lambda now: None) for seed in SEEDS]
     except NonFiniteError:
-        return 0.0
-    return fmean(max(point.validation_accuracy for point in run.curve) for run in runs)
+        return -math.inf
+    best = [max(run.curve, key=lambda point: point.rank) for run in runs]
+    return fmean(-one.validation_loss if one.validation_accuracy is None else one.validation_accuracy for one in best)
 
 
 def search(row: Contender, splits) -> float:
@@ -39,8 +41,8 @@ def search(row: Contender, splits) -> float:
     for round_number in (1, 2):
         centre = max(found, key=found.__getitem__) if round_number == 2 else 1.0
         for lr in (factor * centre for factor in (GRID if round_number == 1 else CLOSER)):
-            found[lr] = validation_accuracy(row.config.model_copy(update={"lr": lr}), splits)
-            print(f"{row.label:24}lr {lr:<6g} validation accuracy {found[lr]:.1%}", flush=True)
+            found[lr] = merit(row.config.model_copy(update={"lr": lr}), splits)
+            print(f"{row.label:24}lr {lr:<6g} validation {found[lr]:.4g}", flush=True)
     return max(found, key=found.__getitem__)
 
 

@@ -105,9 +105,15 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words)
 
 
 def test_missing_data_is_exit_code_3(tmp_path):
-    result = invoke("train", "--task", "mnist", "--out", tmp_path, FORWARDGRAD_DATA=str(tmp_path))
-    assert result.exit_code == 3
-    assert "train-images-idx3-ubyte.gz" in result.output and str(tmp_path / "mnist") in result.output
+    files = {
+        "mnist": "mnist/train-images-idx3-ubyte.gz", "tinyshakespeare": "lm/tinyshakespeare/input.txt.gz",
+        "cifar10": "cifar10/train_lossless_0000-3999.npz", "fsdd": "audio/fsdd/fsdd_int16.npz",
+    }  # fmt: skip
+    for task, file in files.items():
+        result = invoke("train", "--task", task, "--out", tmp_path, FORWARDGRAD_DATA=str(tmp_path))
+        assert result.exit_code == 3
+        folder, _, name = file.rpartition("/")
+        assert name in result.output and str(tmp_path / folder) in result.output
 
 
 def test_a_folder_that_is_a_file_is_exit_code_4_before_anything_is_trained(tmp_path):
@@ -161,6 +167,22 @@ def test_methods_lists_every_passport():
     assert {"backprop", "checkpointed", "spsa", "forward", "control"} <= set(table)
     assert all({"knows", "cost", "memory", "bias", "variance"} <= set(lines) for lines in table.values())
     assert "forward" in invoke("methods").output
+
+
+def test_data_list_says_what_is_there_and_what_is_not(tmp_path):
+    folder = tmp_path / "lm" / "tinyshakespeare"
+    folder.mkdir(parents=True)
+    (folder / "input.txt").write_bytes(b"x" * 3000)
+    result = invoke("data", "list", "--json", FORWARDGRAD_DATA=str(tmp_path))
+    assert result.exit_code == 0
+    tasks = {entry["task"]: entry for entry in json.loads(result.output)}
+    assert {"digits", "mnist", "fashion-mnist", "cifar10", "tinyshakespeare", "fsdd", "beale"} <= set(tasks)
+    assert all(entry["licence"] and entry["needs"] for entry in tasks.values())
+    assert tasks["beale"]["present"] and tasks["digits"]["present"] and not tasks["mnist"]["present"]
+    assert (tasks["tinyshakespeare"]["present"], tasks["tinyshakespeare"]["size"]) == (True, 3000)
+    assert len(tasks["mnist"]["missing"]) == 4 and tasks["mnist"]["place"] == str(tmp_path / "mnist")
+    shown = invoke("data", "list", FORWARDGRAD_DATA="")
+    assert shown.exit_code == 0 and "the variable unset" in shown.output and "CC BY-SA" in shown.output
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def _plainly(command: Callable[P, R]) -> Callable[P, R]:
 @_plainly
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML config; options and --set override it.")] = None,
-    task: Annotated[str | None, typer.Option(help="digits, mnist or fashion-mnist.")] = None,
+    task: Annotated[str | None, typer.Option(help="One of those that `forwardgrad data list` names.")] = None,
     method: Annotated[
         str | None, typer.Option(help="backprop, checkpointed, spsa, forward (the default) or control.")
     ] = None,
@@ -130,6 +130,25 @@ def methods(as_json: AsJson = False) -> None:
         typer.echo(json.dumps(passports(), indent=1))
     else:
         Console().print(passports_table())
+
+
+data = typer.Typer(help="The data that tasks are trained on.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+
+@data.command("list")
+@_plainly
+def data_list(as_json: AsJson = False) -> None:
+    """What every task needs, where it was looked for, whether it is there, and its licence.
+
+    FORWARDGRAD_DATA=~/data forwardgrad data list
+    """
+    from forwardgrad.train.inventory import inventory, inventory_table
+
+    if as_json:
+        typer.echo(json.dumps(inventory(), indent=1))
+    else:
+        Console().print(inventory_table())
 
 
 def _painter() -> Callable[[Record], bytes]:

@@ -6,6 +6,7 @@ The library never trains; this room does, and the command `forwardgrad` is its d
 |---|---|
 | `config` | `RunConfig`, read from YAML, options and `--set key=value`; unknown keys are errors |
 | `tasks/` | one file per task: data, model, loss, score |
+| `inventory` | which tasks' data is there |
 | `methods` | one small class per method name: its settings, and how it is built |
 | `loop` | `train_run`: one method, one seed; with `batches`, `descent` (the optimizer), `seeding` |
 | `comparison` | several methods, the same seeds, the same number of forward passes; `demo` is one of them |

@@ -134,7 +134,7 @@ class _Training:
                 if step in marks:
                     point = self._point(step, seconds, float(total) / since)
                     curve.append(point)
-                    best = _Best(point, self.model) if _rank(point) > _rank(best.point) else best
+                    best = _Best(point, self.model) if point.rank > best.point.rank else best
                     total, since = torch.zeros(()), 0
                 observe(Progress(step, self.steps, self.cost, point))
                 started = perf_counter()
@@ -171,10 +171,6 @@ class _Best:
     def __init__(self, point: Point, model: nn.Module) -> None:
         self.point = point
         self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
-
-
-def _rank(point: Point) -> tuple[float, float]:
-    return point.validation_accuracy, -point.validation_loss
 
 
 def _even(steps: int, places: int) -> set[int]:

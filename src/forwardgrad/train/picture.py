@@ -20,7 +20,7 @@ _DPI = 150
 
 
 def draw(record: Record) -> bytes:
-    """A PNG: validation accuracy and training loss against forward passes; below, peak and tape memory of a step.
+    """A PNG: validation accuracy (or loss) and training loss over forward passes; below, peak and tape bytes of a step.
 
     Lines are means over seeds, bands reach from the lowest to the highest seed. The lower half is left out for a
     single method, and memory against depth where the record holds none.
@@ -38,14 +38,16 @@ def draw(record: Record) -> bytes:
     _headline(figure, config["task"]["name"], len(config["seeds"]), max(row.forwards for row in rows))
     bottom = (height - 4.6) / height
     upper = figure.add_gridspec(1, 2, left=0.06, right=0.97, top=1 - 1.3 / height, bottom=bottom, wspace=0.15)
-    accuracy, loss = figure.add_subplot(upper[0]), figure.add_subplot(upper[1])
-    _curves(accuracy, record.entries, rows, lambda point: point.validation_accuracy)
-    _dress(accuracy, "Validation accuracy", "forward passes, counted by FLOPs")
-    accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    _legend(accuracy, rows)
-    _curves(loss, record.entries, rows, lambda point: point.train_loss)
-    _dress(loss, "Training loss", "forward passes, counted by FLOPs")
-    _logarithmic(loss.yaxis)
+    left, right = figure.add_subplot(upper[0]), figure.add_subplot(upper[1])
+    if any(row.accuracy is None for row in rows):
+        _losses(left, record.entries, rows, "Validation loss", lambda point: point.validation_loss)
+        _legend(left, rows, "test loss", top=True)
+    else:
+        _curves(left, record.entries, rows, lambda point: point.validation_accuracy)
+        _dress(left, "Validation accuracy", "forward passes, counted by FLOPs")
+        left.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        _legend(left, rows, "test accuracy", top=False)
+    _losses(right, record.entries, rows, "Training loss", lambda point: point.train_loss)
     if with_memory:
         columns = 2 if with_depth else 1
         lower = figure.add_gridspec(1, columns, left=0.17, right=0.97, top=0.41, bottom=0.07, wspace=0.27)
@@ -81,6 +83,16 @@ def _curves(axes: Axes, entries: list[Entry], rows: list[Summary], value: Callab
         axes.plot(x, mean, color=row.colour, lw=2.2, ls=row.dashes, solid_capstyle="round")
 
 
+def _losses(
+    axes: Axes, entries: list[Entry], rows: list[Summary], title: str, value: Callable[[Point], float | None]
+) -> None:
+    _curves(axes, entries, rows, value)
+    _dress(axes, title, "forward passes, counted by FLOPs")
+    points = (point for entry in entries for run in entry.runs for point in run.curve)
+    if all(y is None or y > 0 for y in map(value, points)):  # a test function may be negative
+        _logarithmic(axes.yaxis)
+
+
 def _dress(axes: Axes, title: str, x_label: str) -> None:
     axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", color=_INK, pad=12)
     axes.set_xlabel(x_label, fontsize=10, color=_QUIET, labelpad=6)
@@ -93,18 +105,23 @@ def _dress(axes: Axes, title: str, x_label: str) -> None:
         spine.set_color("#cccccc")
 
 
-def _legend(axes: Axes, rows: list[Summary]) -> None:
-    """A small table in the lower right corner: method, test accuracy."""
+def _legend(axes: Axes, rows: list[Summary], heading: str, *, top: bool) -> None:
+    """A small table in a right corner, where rising or falling curves leave room: method, figure on the test part."""
     height = 0.062
-    top = 0.04 + height * len(rows)
+    below = 0.88 - height * len(rows) if top else 0.04
+    edge = below + height * len(rows)
     # White between the grid and the curves, so that no grid line runs through the words.
-    axes.add_patch(Rectangle((0.42, 0.03), 0.58, top + 0.04, transform=axes.transAxes, color="white", lw=0, zorder=0.7))
+    axes.add_patch(
+        Rectangle(
+            (0.42, below - 0.01), 0.58, edge - below + 0.08, transform=axes.transAxes, color="white", lw=0, zorder=0.7
+        )
+    )
     for place, row in enumerate(rows):
-        y = top - height * (place + 0.5)
+        y = edge - height * (place + 0.5)
         axes.plot([0.43, 0.475], [y, y], transform=axes.transAxes, color=row.colour, lw=3, ls=row.dashes)
-        for x, side, text in ((0.495, "left", row.label), (0.985, "right", row.accuracy.percent)):
+        for x, side, text in ((0.495, "left", row.label), (0.985, "right", row.result)):
             axes.text(x, y, text, transform=axes.transAxes, fontsize=9.5, ha=side, va="center", color=_INK)
-    axes.text(0.985, top + 0.02, "test accuracy", transform=axes.transAxes, fontsize=9, ha="right", color=_QUIET)
+    axes.text(0.985, edge + 0.02, heading, transform=axes.transAxes, fontsize=9, ha="right", color=_QUIET)
 
 
 def _memory(axes: Axes, rows: list[Summary]) -> None:

@@ -25,7 +25,7 @@ class Point:
         seconds: time spent in steps, evaluations left out.
         train_loss: mean over the steps since the point before (the first point: None).
         validation_loss: on the whole validation part.
-        validation_accuracy: on the whole validation part.
+        validation_accuracy: on the whole validation part; None where the task has no accuracy.
     """
 
     step: int
@@ -33,7 +33,12 @@ class Point:
     seconds: float
     train_loss: float | None
     validation_loss: float
-    validation_accuracy: float
+    validation_accuracy: float | None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The greater the better on the validation part: by accuracy where there is one, then by loss."""
+        return self.validation_accuracy or 0.0, -self.validation_loss
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,7 @@ class Run:
         curve: points in order of time.
         best_step: the step whose weights did best on the validation part; only these met the test part.
         test_loss: of those weights.
-        test_accuracy: of those weights.
+        test_accuracy: of those weights; None where the task has no accuracy.
         weights: checksum of the final weights, to compare two runs bit for bit.
     """
 
@@ -64,7 +69,7 @@ class Run:
     curve: tuple[Point, ...]
     best_step: int
     test_loss: float
-    test_accuracy: float
+    test_accuracy: float | None
     weights: str
 
 

@@ -14,6 +14,7 @@ from forwardgrad.train.comparison import Contender
 from forwardgrad.train.loop import Progress as Place
 from forwardgrad.train.record import Record, Run
 from forwardgrad.train.summary import PALETTE, summarise
+from forwardgrad.train.tasks import TASKS
 
 _WIDE = 110  # columns from which there is room for the speed
 
@@ -85,7 +86,7 @@ class Bars:
             completed=seed_index + now.step / now.steps,
             seed=f"{seed_index + 1}/{task.fields['num_seeds']}",
             loss=f"{loss:.4f}",
-            accuracy=f"{100 * point.validation_accuracy:4.1f} %",
+            accuracy="" if point.validation_accuracy is None else f"{100 * point.validation_accuracy:4.1f} %",
             speed=speed,
         )
 
@@ -94,24 +95,24 @@ class Bars:
 
 
 def results_table(record: Record) -> Table:
-    """The table a comparison ends with: accuracy with its spread, and what it cost."""
+    """The table a comparison ends with: accuracy (or loss) with its spread, and what it cost."""
     rows = summarise(record.entries)
+    figure = "loss" if any(row.accuracy is None for row in rows) else "accuracy"
     table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False, title=_title(record))
     table.title_justify = table.caption_justify = "left"
     table.caption = (
-        "Accuracy: mean ± standard deviation over seeds, on the test part, of the weights that did best "
+        f"{figure.capitalize()}: mean ± standard deviation over seeds, on the test part, of the weights that did best "
         "on the validation part. Forwards: forward passes, counted by FLOPs. Peak and tape: bytes of one "
-        "step, over weights and batch."
-    )
+        f"step, over weights and batch. {_remark(record)}"
+    ).rstrip()
     table.add_column("method")
-    for heading in ("test\naccuracy", "forwards\nper step", "forwards\nin all", "wall\ntime", "peak", "tape"):
+    for heading in (f"test\n{figure}", "forwards\nper step", "forwards\nin all", "wall\ntime", "peak", "tape"):
         table.add_column(heading, justify="right", no_wrap=True)
-    best = max((row.accuracy.mean for row in rows), default=0.0)
+    best = max((row.merit for row in rows), default=0.0)
     for row in rows:
-        accuracy = row.accuracy.percent
         table.add_row(
             f"[{row.colour}]●[/] {row.label}",
-            f"[bold]{accuracy}[/]" if row.accuracy.mean == best else accuracy,
+            f"[bold]{row.result}[/]" if row.merit == best else row.result,
             f"{row.forwards_per_step:.2f}",
             f"{row.forwards:,.0f}",
             f"{row.seconds:.1f} s",
@@ -126,6 +127,12 @@ def kibibytes(count: int) -> str:
     if count < 1024:
         return f"{count} B"
     return f"{count / 1024:,.0f} KiB" if count < 10 * 1024**2 else f"{count / 1024**2:,.0f} MiB"
+
+
+def _remark(record: Record) -> str:
+    # A record may come from a version that knew other tasks.
+    task = TASKS.get(record.entries[0].config["task"]["name"])
+    return task.remark if task else ""
 
 
 def _title(record: Record) -> str:

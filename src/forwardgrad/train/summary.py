@@ -30,6 +30,12 @@ class Spread:
         spread = "" if self.deviation is None else f" ± {100 * self.deviation:.1f}"
         return f"{100 * self.mean:.1f}{spread} %"
 
+    @property
+    def plain(self) -> str:
+        """The spread of any number, to four digits."""
+        spread = "" if self.deviation is None else f" ± {self.deviation:.2g}"
+        return f"{self.mean:.4g}{spread}"
+
 
 @dataclass(frozen=True)
 class Summary:
@@ -40,7 +46,8 @@ class Summary:
         colour: its colour in tables and pictures.
         dashes: its line style in pictures.
         seeds: how many runs.
-        accuracy: on the test part, of the weights selected on the validation part.
+        accuracy: on the test part, of the weights selected on the validation part; None where there is none.
+        loss: of the same weights on the same part.
         forwards_per_step: counted by FLOPs.
         steps: optimizer steps of a run.
         forwards: forward passes of a run.
@@ -53,13 +60,24 @@ class Summary:
     colour: str
     dashes: str
     seeds: int
-    accuracy: Spread
+    accuracy: Spread | None
+    loss: Spread
     forwards_per_step: float
     steps: int
     forwards: float
     seconds: float
     peak_bytes: int
     tape_bytes: int
+
+    @property
+    def result(self) -> str:
+        """The figure that methods are compared by: accuracy, or loss where there is none."""
+        return self.loss.plain if self.accuracy is None else self.accuracy.percent
+
+    @property
+    def merit(self) -> float:
+        """The same as a number, the greater the better."""
+        return -self.loss.mean if self.accuracy is None else self.accuracy.mean
 
 
 def summarise(entries: list[Entry]) -> list[Summary]:
@@ -68,6 +86,7 @@ def summarise(entries: list[Entry]) -> list[Summary]:
     for place, entry in enumerate(entries):
         if not entry.runs:
             continue
+        accuracies = [run.test_accuracy for run in entry.runs if run.test_accuracy is not None]
         first, last = entry.runs[0], [run.curve[-1] for run in entry.runs]
         rows.append(
             Summary(
@@ -75,7 +94,8 @@ def summarise(entries: list[Entry]) -> list[Summary]:
                 colour=PALETTE[place % len(PALETTE)],
                 dashes="--" if place == _DASHED else "-",
                 seeds=len(entry.runs),
-                accuracy=Spread.over([run.test_accuracy for run in entry.runs]),
+                accuracy=Spread.over(accuracies) if accuracies else None,
+                loss=Spread.over([run.test_loss for run in entry.runs]),
                 forwards_per_step=first.cost.forward_passes,
                 steps=last[0].step,
                 forwards=last[0].forwards,

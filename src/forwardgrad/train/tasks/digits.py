@@ -8,9 +8,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Generator
 
-from forwardgrad.errors import MissingExtraError
 from forwardgrad.train.strict import PositiveInt
 from forwardgrad.train.tasks.classification import Classification
+from forwardgrad.train.tasks.sources import Package, Source
 from forwardgrad.train.tasks.task import Splits
 
 # The same search for every method, examples/tune.py: one grid and two values around its best, 6,000 forward
@@ -20,6 +20,7 @@ from forwardgrad.train.tasks.task import Splits
 LEARNING_RATES = {"backprop": 0.3, "checkpointed": 0.3, "spsa": 15.0, "forward": 20.0, "control": 0.03}
 _NUM_VALIDATION = _NUM_TEST = 300
 _SPLIT_SEED = 0  # the split belongs to the task, not to the seed of a run
+SOURCE = Package("scikit-learn", "train", "BSD-3-Clause; data: UCI, CC BY 4.0 (Alpaydin, Kaynak)")
 
 
 class Digits(Classification):
@@ -28,6 +29,8 @@ class Digits(Classification):
     features: ClassVar[int] = 64
     epochs: ClassVar[float] = 100
     learning_rates: ClassVar[Mapping[str, float]] = LEARNING_RATES
+    source: ClassVar[Source] = SOURCE
+    remark: ClassVar[str] = ""
     name: Literal["digits"] = "digits"
     hidden: tuple[PositiveInt, ...] = (64,)
     batch_size: PositiveInt = 64
@@ -37,8 +40,7 @@ class Digits(Classification):
         try:
             from sklearn.datasets import load_digits  # inside: other tasks need no scikit-learn
         except ImportError as error:
-            cure = "pip install forwardgrad[train]"
-            raise MissingExtraError("task `digits` needs scikit-learn", "no such package", cure) from error
+            raise SOURCE.missing(self.name) from error
         pixels, labels = load_digits(return_X_y=True)
         x = torch.as_tensor(pixels, dtype=torch.float32) / 8 - 1  # pixels are 0 to 16
         y = torch.as_tensor(labels, dtype=torch.long)

@@ -7,11 +7,14 @@ from typing import ClassVar, Literal
 
 from forwardgrad.train.strict import PositiveInt
 from forwardgrad.train.tasks.classification import Classification
-from forwardgrad.train.tasks.idx import read_images
+from forwardgrad.train.tasks.idx import idx_files, read_images
+from forwardgrad.train.tasks.sources import Source
 from forwardgrad.train.tasks.task import Splits
 
 # MNIST's, a net and data of the same size; not searched again.
 LEARNING_RATES = {"backprop": 0.3, "checkpointed": 0.3, "spsa": 100.0, "forward": 60.0, "control": 0.005}
+
+SOURCE = idx_files("fashion_mnist", "MIT (Zalando SE)")
 
 
 class FashionMnist(Classification):
@@ -25,10 +28,12 @@ class FashionMnist(Classification):
     features: ClassVar[int] = 784
     epochs: ClassVar[float] = 5
     learning_rates: ClassVar[Mapping[str, float]] = LEARNING_RATES
+    source: ClassVar[Source] = SOURCE
+    remark: ClassVar[str] = ""
     name: Literal["fashion-mnist"] = "fashion-mnist"
     hidden: tuple[PositiveInt, ...] = (128,)
     batch_size: PositiveInt = 128
 
     def load(self) -> Splits:
         """Standardised images and their labels in three parts; DataError where a file is missing."""
-        return read_images(self.name, "fashion_mnist", mean=0.2860, std=0.3530, num_validation=10_000)
+        return read_images(self.name, SOURCE, mean=0.2860, std=0.3530, num_validation=10_000)

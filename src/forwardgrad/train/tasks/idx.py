@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gzip
 import math
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -17,9 +16,9 @@ import torch
 from torch import Generator, Tensor
 
 from forwardgrad.errors import DataError
+from forwardgrad.train.tasks.sources import Files
 from forwardgrad.train.tasks.task import Splits
 
-DATA_VARIABLE = "FORWARDGRAD_DATA"
 _UNSIGNED_BYTE = 8
 _FILES = {
     "train images": "train-images-idx3-ubyte.gz",
@@ -57,12 +56,22 @@ def read_idx(path: Path) -> Tensor:
     return torch.frombuffer(bytearray(raw[header:]), dtype=torch.uint8).reshape(shape)
 
 
-def read_images(task: str, folder_name: str, mean: float, std: float, num_validation: int) -> Splits:
+def idx_files(folder: str, licence: str) -> Files:
+    """The four files of an MNIST-like task.
+
+    Args:
+        folder: subfolder of FORWARDGRAD_DATA.
+        licence: one line.
+    """
+    return Files(folder, tuple(_FILES.values()), licence)
+
+
+def read_images(task: str, source: Files, mean: float, std: float, num_validation: int) -> Splits:
     """Standardised, flattened images and labels of an MNIST-like task, split into train, validation and test.
 
     Args:
         task: name for messages.
-        folder_name: subfolder of FORWARDGRAD_DATA.
+        source: from `idx_files`.
         mean: pixel mean of the training images, on [0, 1].
         std: pixel standard deviation, on [0, 1].
         num_validation: how many training images are kept apart for selection.
@@ -70,7 +79,7 @@ def read_images(task: str, folder_name: str, mean: float, std: float, num_valida
     Raises:
         DataError: the variable, the folder or a file is missing or damaged.
     """
-    folder = _folder(task, folder_name)
+    folder = source.find(task)
     raw = {what: read_idx(folder / name) for what, name in _FILES.items()}
     images, labels = {}, {}
     for part in ("train", "test"):
@@ -87,21 +96,6 @@ def read_images(task: str, folder_name: str, mean: float, std: float, num_valida
         validation=(images["train"][held], labels["train"][held]),
         test=(images["test"], labels["test"]),
     )
-
-
-def _folder(task: str, folder_name: str) -> Path:
-    needs = f"task `{task}` needs the files {', '.join(_FILES.values())}"
-    root = os.environ.get(DATA_VARIABLE)
-    if not root:
-        cure = f"put them into a folder `{folder_name}` and set {DATA_VARIABLE} to its parent"
-        raise DataError(needs, f"the environment variable {DATA_VARIABLE} unset", cure)
-    folder = Path(root) / folder_name
-    missing = [name for name in _FILES.values() if not (folder / name).is_file()]
-    if missing:
-        found = "no such folder" if not folder.is_dir() else f"no {', '.join(missing)}"
-        cure = f"put them there, or point {DATA_VARIABLE} at the folder that holds `{folder_name}`"
-        raise DataError(needs, found, cure, path=str(folder))
-    return folder
 
 
 def _foreign(path: Path, found: str) -> DataError:

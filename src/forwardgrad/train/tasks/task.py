@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 from torch import Generator, Tensor, nn
 
+from forwardgrad.train.tasks.sources import Source
+
 Batch = tuple[Tensor, ...]  # every tensor with the samples along dimension 0
 
 
@@ -19,10 +21,13 @@ class Splits(NamedTuple):
 
 
 class Score(NamedTuple):
-    """How a model does on one part: mean loss, and the share of samples it gets right."""
+    """How a model does on one part: mean loss, and the share of samples it gets right.
+
+    Where nothing can be got right, accuracy is None, and models rank by their loss.
+    """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
 
 
 class Task(Protocol):
@@ -32,6 +37,8 @@ class Task(Protocol):
     batch_size: int
     epochs: float  # passes over the training part, where the config sets no budget
     learning_rates: Mapping[str, float]  # by name of the method, where the config sets none
+    source: Source  # what must be there to load it
+    remark: str  # what a reader of its results must know; empty for nothing
 
     def load(self) -> Splits:
         """Reads the data; raises DataError where it is missing."""
@@ -43,4 +50,4 @@ class Task(Protocol):
         """Scalar training loss of one batch."""
 
     def score(self, model: nn.Module, part: Batch) -> Score:
-        """Loss and accuracy on a whole part, without gradients."""
+        """Loss and accuracy (None where it does not apply) on a whole part, without gradients."""

@@ -1,0 +1,136 @@
+"""Where a task's data comes from, and what to say where it is not there."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from forwardgrad.errors import DataError, MissingExtraError
+
+DATA_VARIABLE = "FORWARDGRAD_DATA"
+
+
+class Found(NamedTuple):
+    """What looking for a task's data came to.
+
+    Args:
+        needs: in words.
+        place: where it was looked for; empty where nothing is needed.
+        present: whether the task can be loaded.
+        missing: files that are not there.
+        size: bytes of what is there.
+    """
+
+    needs: str
+    place: str
+    present: bool
+    missing: tuple[str, ...] = ()
+    size: int = 0
+
+
+class Source(Protocol):
+    """What a task needs besides the library, and under which licence."""
+
+    @property
+    def licence(self) -> str:
+        """One line."""
+
+    def look(self) -> Found:
+        """Looks without reading; never raises."""
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """A task that is computed, not loaded."""
+
+    licence: str = "none needed"
+
+    def look(self) -> Found:
+        """Always there."""
+        return Found("nothing", "", present=True)
+
+
+@dataclass(frozen=True)
+class Package:
+    """Data that comes inside a Python package.
+
+    Args:
+        name: of the distribution.
+        extra: of forwardgrad, that installs it.
+        licence: one line.
+    """
+
+    name: str
+    extra: str
+    licence: str
+
+    def look(self) -> Found:
+        """Whether the package is installed, without importing it."""
+        try:
+            place = str(distribution(self.name).locate_file(""))
+        except PackageNotFoundError:
+            return Found(f"the package {self.name}", "installed packages", present=False, missing=(self.name,))
+        return Found(f"the package {self.name}", place, present=True)
+
+    def missing(self, task: str) -> MissingExtraError:
+        """The error of a task that could not import the package."""
+        cure = f"pip install forwardgrad[{self.extra}]"
+        return MissingExtraError(f"task `{task}` needs {self.name}", "no such package", cure)
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files in a folder below FORWARDGRAD_DATA.
+
+    Args:
+        folder: relative to FORWARDGRAD_DATA.
+        names: of the files, all needed,
+        instead: or all of these.
+        licence: one line.
+    """
+
+    folder: str
+    names: tuple[str, ...]
+    licence: str
+    instead: tuple[str, ...] = ()
+
+    def look(self) -> Found:
+        """Which files are there, and how large they are."""
+        root = os.environ.get(DATA_VARIABLE)
+        if not root:
+            place = f"${DATA_VARIABLE}/{self.folder}, the variable unset"
+            return Found(self._needs, place, present=False, missing=self.names)
+        folder = Path(root) / self.folder
+        missing = tuple(name for name in self.names if not (folder / name).is_file())
+        names = self.names
+        if missing and self.instead and all((folder / name).exists() for name in self.instead):
+            missing, names = (), self.instead
+        paths = [path for name in names for path in ((folder / name), *(folder / name).rglob("*"))]
+        size = sum(path.stat().st_size for path in paths if path.is_file())
+        return Found(self._needs, str(folder), not missing, missing, size)
+
+    def find(self, task: str) -> Path:
+        """The folder; DataError names the files and where they belong.
+
+        Args:
+            task: name for the message.
+        """
+        found = self.look()
+        if found.present:
+            return Path(found.place)
+        needs = f"task `{task}` needs {found.needs}"
+        if not os.environ.get(DATA_VARIABLE):
+            cure = f"put them into a folder `{self.folder}` and set {DATA_VARIABLE} to its parent"
+            raise DataError(needs, f"the environment variable {DATA_VARIABLE} unset", cure)
+        what = f"no {', '.join(found.missing)}" if Path(found.place).is_dir() else "no such folder"
+        cure = f"put them there, or point {DATA_VARIABLE} at the folder that holds `{self.folder}`"
+        raise DataError(needs, what, cure, path=found.place)
+
+    @property
+    def _needs(self) -> str:
+        files = "the file" if len(self.names) == 1 else "the files"
+        instead = f" (or {', '.join(self.instead)})" if self.instead else ""
+        return f"{files} {', '.join(self.names)}{instead}"
