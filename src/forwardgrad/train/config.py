@@ -22,6 +22,18 @@ _BRANCHES: dict[Any, type[BaseModel]] = {
 _BUDGETS = ("steps", "epochs", "forwards")
 
 
+class Saving(Strict):
+    """When a run is saved, so that it can go on after a crash.
+
+    Args:
+        every: steps between two checkpoints; where unset, ten times a run, but not within a second of the last.
+        keep: how many checkpoints of a run stay, the newest ones; of a finished run one stays.
+    """
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
 class RunConfig(Strict):
     """One method on one task.
 
@@ -37,6 +49,7 @@ class RunConfig(Strict):
         forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared.
         evaluations: how often the validation part is scored along the way.
         seeds: one run per seed; a seed fixes weights, data order, dropout and tangents.
+        checkpoints: when the run is saved.
         threads: of torch; one is fastest for small nets, and keeps wall times comparable.
     """
 
@@ -50,6 +63,7 @@ class RunConfig(Strict):
     forwards: PositiveFloat | None = None
     evaluations: PositiveInt = 20
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    checkpoints: Saving = Saving()
     threads: PositiveInt = 1
 
     @model_validator(mode="after")
@@ -169,4 +183,6 @@ def _explain(error: ValidationError) -> ConfigError:
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    if location[0] == "checkpoints":
+        return Saving
     return _BRANCHES[location[1]] if len(location) > 2 else RunConfig
