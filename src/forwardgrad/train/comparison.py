@@ -14,7 +14,7 @@ import torch
 from forwardgrad.train.config import RunConfig, build_config
 from forwardgrad.train.interrupt import stoppable
 from forwardgrad.train.keeper import Keeper, clear
-from forwardgrad.train.loop import Progress, finished, step_cost, train_run
+from forwardgrad.train.loop import Progress, step_cost, train_run
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Entry, Record, Run
 from forwardgrad.train.tasks.task import Splits
@@ -86,7 +86,7 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
                 cost = entry.runs[0].cost if entry.runs else None
                 for index, seed in enumerate(config.seeds):
                     if seed in kept:
-                        watcher.progress(row, index, finished(kept[seed]))
+                        watcher.progress(row, index, _end(kept[seed]))
                         continue
                     keeper = Keeper.of(config, seed, row, output, stop)
                     cost = cost or keeper.cost() or step_cost(config, splits)
@@ -107,6 +107,12 @@ def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolde
     `carry_on` for the arguments and what may go wrong.
     """
     return carry_on(begin(contenders, output), splits, output, watcher)
+
+
+def _end(run: Run) -> Progress:
+    """The end of a run that is already there."""
+    last = run.curve[-1]
+    return Progress(last.step, last.step, run.cost, last)
 
 
 @contextmanager

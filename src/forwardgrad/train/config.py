@@ -78,6 +78,15 @@ class RunConfig(Strict):
         """`lr`, or the task's own for the method."""
         return self.task.learning_rates[self.method.name] if self.lr is None else self.lr
 
+    def rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of one step.
+
+        Args:
+            step: counted from 0.
+            steps: of the whole run.
+        """
+        return self.learning_rate * (1.0 if self.schedule == "constant" else 1 - step / steps)
+
     def resolved(self) -> RunConfig:
         """The same run with nothing left to a default of the task."""
         budget = {} if any(getattr(self, name) for name in _BUDGETS) else {"epochs": self.task.epochs}

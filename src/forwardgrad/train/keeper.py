@@ -9,11 +9,18 @@ from pathlib import Path
 from time import monotonic
 from typing import Any
 
+from torch import nn
+
+from forwardgrad.estimate import Method
 from forwardgrad.train.checkpoint import Checkpoints
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Cost
+from forwardgrad.train.replay import Logged, replayable
+from forwardgrad.train.replaylog import FOLDER as REPLAY
+from forwardgrad.train.replaylog import SUFFIX
+from forwardgrad.train.replaywriter import Writer
 from forwardgrad.train.state import Moving
 
 FOLDER = "checkpoints"
@@ -52,6 +59,21 @@ class Keeper:
         folder = OutputFolder(output.path / FOLDER).ready()
         saving = config.checkpoints
         return cls(Checkpoints(folder, f"{row}-seed{seed}", saving.keep, identity), saving.every, stop)
+
+    def logged(self, config: RunConfig, method: Method, model: nn.Module) -> Logged | None:
+        """The method with its replay log; None where slopes and keys do not decide the run.
+
+        Args:
+            config: of the run.
+            method: what it built.
+            model: what it trains.
+        """
+        if not replayable(method, config, model):
+            return None
+        folder = OutputFolder(self.checkpoints.output.path.parent / REPLAY).ready()
+        identity = self.checkpoints.identity
+        writer = Writer(folder, self.checkpoints.stem + SUFFIX)
+        return Logged(method, writer, identity["config"], identity["seed"])
 
     def marks(self, steps: int) -> set[int]:
         """The steps at which a checkpoint is due; the last step is always one.
@@ -102,7 +124,8 @@ class Keeper:
 
 
 def clear(output: OutputFolder) -> None:
-    """Removes the checkpoints that an earlier command left in a folder."""
-    for path in (output.path / FOLDER).glob("*-seed*-step*.safetensors"):
+    """Removes the checkpoints and replay logs that an earlier command left in a folder."""
+    checkpoints = (output.path / FOLDER).glob("*-seed*-step*.safetensors")
+    for path in (*checkpoints, *(output.path / REPLAY).glob(f"*-seed*{SUFFIX}")):
         with suppress(OSError):
             path.unlink()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -11,15 +12,17 @@ import torch
 from torch import Tensor
 
 from forwardgrad.errors import NonFiniteError
-from forwardgrad.estimate import backward
+from forwardgrad.estimate import Method, backward
 from forwardgrad.measurement import measure
 from forwardgrad.tangents.key import Key
 from forwardgrad.train.batches import batches
+from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.descent import Descent
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.keeper import Keeper
 from forwardgrad.train.record import Cost, Point, Run
+from forwardgrad.train.replay import Logged
 from forwardgrad.train.seeding import derived_seed, stream
 from forwardgrad.train.state import Moving
 from forwardgrad.train.tasks.task import Splits
@@ -44,12 +47,6 @@ class Progress:
     steps: int
     cost: Cost
     point: Point
-
-
-def finished(run: Run) -> Progress:
-    """The end of a run that is already there."""
-    last = run.curve[-1]
-    return Progress(last.step, last.step, run.cost, last)
 
 
 def step_cost(config: RunConfig, splits: Splits) -> Cost:
@@ -104,24 +101,9 @@ def train_run(
             cost=cost,
             steps=num_steps(config, splits, cost),
         )
-        return _Training(config, splits, seed, moving, keeper).run(observe)
-
-
-def num_steps(config: RunConfig, splits: Splits, cost: Cost) -> int:
-    """The budget in optimizer steps, at least one.
-
-    Args:
-        config: states the budget in steps, forward passes, or epochs.
-        splits: say how many batches an epoch has.
-        cost: says how many forward passes a step takes.
-    """
-    if config.steps is not None:
-        return config.steps
-    if config.forwards is not None:
-        return max(1, math.floor(config.forwards / cost.forward_passes))
-    num_samples = len(splits.train[0])
-    per_epoch = num_samples // min(config.task.batch_size, num_samples)
-    return max(1, round((config.epochs or config.task.epochs) * per_epoch))
+        logged = keeper.logged(config, moving.method, model) if keeper else None
+        with closing(logged.writer) if logged else nullcontext():
+            return _Training(config, splits, seed, moving, keeper, logged).run(observe)
 
 
 @dataclass
@@ -131,11 +113,18 @@ class _Training:
     seed: int
     moving: Moving
     keeper: Keeper | None
+    logged: Logged | None
+
+    @property
+    def method(self) -> Method:
+        return self.logged or self.moving.method
 
     def run(self, observe: Callable[[Progress], None]) -> Run:
         now, keeper = self.moving, self.keeper
         if keeper is None or not keeper.resume(now):
             now.add(self._point(None))
+        if self.logged:
+            self.logged.writer.go_on(now.step)
         marks, saves = _even(now.steps, self.config.evaluations), keeper.marks(now.steps) if keeper else set()
         looks = _even(now.steps, _REPORTS) | marks | saves
         stop = keeper.stop if keeper else Stop()
@@ -165,14 +154,16 @@ class _Training:
         observe(self._progress())
 
     def _step(self) -> Tensor:
-        now, lr = self.moving, self.config.learning_rate
-        now.descent.move_to(lr if self.config.schedule == "constant" else lr * (1 - now.step / now.steps))
+        now = self.moving
+        now.descent.move_to(self.config.rate_at(now.step, now.steps))
         batch, key = next(now.order), Key(self.seed, now.step)
         try:
-            loss = backward(now.method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
+            loss = backward(self.method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
         except NonFiniteError as error:
             raise self._stopped(error.found) from error
         now.descent.step()
+        if self.logged:
+            self.logged.stepped(now.steps)
         return loss
 
     def _point(self, train_loss: float | None) -> Point:
@@ -190,6 +181,8 @@ class _Training:
     def _save(self, keeper: Keeper) -> None:
         if not all(bool(tensor.isfinite().all()) for tensor in self.moving.model.state_dict().values()):
             raise self._stopped("weights that are not")  # the checkpoint before is the better one
+        if self.logged:
+            self.logged.writer.sync()
         keeper.save(self.moving)
 
     def _stopped(self, found: str) -> NonFiniteError:
