@@ -224,7 +224,7 @@ def _finish(
             with Bars(console, contenders) as bars:
                 carry_on(record, splits, output, bars)
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted and saved; `forwardgrad resume {output.path}` goes on.", err=True)
+        typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
         raise typer.Exit(_INTERRUPTED) from None
     if record.depths and not all(entry.deeper for entry in record.entries):
         add_depths(record, contenders)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from forwardgrad.errors import CheckpointError, NonFiniteError, OutputError
 from forwardgrad.train import comparison
@@ -25,6 +26,7 @@ from forwardgrad.train.loop import step_cost
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Cost, Record, read_record
 from forwardgrad.train.report import Silence
+from forwardgrad.train.tasks.classification import mlp
 from forwardgrad.train.tasks.digits import Digits
 
 SPLITS = Digits().load()
@@ -101,6 +103,19 @@ def test_every_method_goes_on_bit_for_bit(tmp_path, method, momentum):
     whole = compare(rows, SPLITS, OutputFolder(tmp_path / "whole").probe(), Silence())
     # A report a step: killed in step 3 (before the first checkpoint), 12 and 23.
     assert outcome(interrupted(rows, tmp_path / "parts", 4, 13, 14)) == outcome(whole)
+
+
+@pytest.mark.parametrize("method", ["forward", {"name": "checkpointed", "fused": True}], ids=["forward", "fused"])
+def test_dropout_and_running_statistics_go_on_too(tmp_path, monkeypatch, method):
+    def build(self, generator):
+        first, last = mlp((64, 32), generator), mlp((32, 10), generator)
+        return nn.Sequential(*first, nn.BatchNorm1d(32), nn.ReLU(), nn.Dropout(0.5), *last)
+
+    monkeypatch.setattr(Digits, "build", build)
+    rows = contenders({"method": method, "lr": 0.1})
+    whole = compare(rows, SPLITS, OutputFolder(tmp_path / "whole").probe(), Silence())
+    assert outcome(interrupted(rows, tmp_path / "parts", 4, 13, 14)) == outcome(whole)
+    assert not (tmp_path / "parts" / "replay").exists()  # a replay would not see the running statistics
 
 
 def test_a_comparison_with_seeds_keeps_what_had_finished(tmp_path):
