@@ -23,6 +23,12 @@ def invoke(*arguments: object, **env: str):
     return CliRunner().invoke(app, [str(one) for one in arguments], env={"COLUMNS": "100", "NO_COLOR": "1", **env})
 
 
+def runs_in(folder: Path) -> list[dict]:
+    """The runs that a record holds by now."""
+    record = folder / "record.json"
+    return json.loads(record.read_bytes())["entries"][0]["runs"] if record.exists() else []
+
+
 def test_help_comes_without_torch_and_at_once():
     code = (
         "import sys, time; start = time.perf_counter(); from forwardgrad.cli import app\n"
@@ -37,7 +43,7 @@ def test_help_comes_without_torch_and_at_once():
     assert all(name in trials[0].stdout for name in ("train", "demo", "methods", "Exit codes"))
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "methods"])
+@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "methods"])
 def test_every_command_has_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output
@@ -139,7 +145,7 @@ def test_a_disk_that_fills_up_is_exit_code_4_and_loses_nothing(tmp_path):
     assert second.returncode == 4, second.stderr
     assert "no space left" in second.stderr and "Traceback" not in second.stderr
     assert (tmp_path / "record.json").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "curves.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "curves.png", "checkpoints", "replay"}
 
 
 def test_training_that_blows_up_is_exit_code_5(tmp_path):
@@ -152,13 +158,19 @@ def test_ctrl_c_is_exit_code_130_and_keeps_what_had_finished(tmp_path):
     seeds = [word for seed in range(5000) for word in ("--seed", str(seed))]
     process = subprocess.Popen([*PYTHON, *arguments, *seeds], stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
-    while not (tmp_path / "record.json").exists() and time.monotonic() < deadline:
+    while not runs_in(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
     assert "Interrupted" in errors and "Traceback" not in errors
-    assert json.loads((tmp_path / "record.json").read_bytes())["entries"][0]["runs"]
+    assert runs_in(tmp_path)
+
+
+@pytest.mark.parametrize("command", ["resume", "replay"])
+def test_a_folder_without_a_run_is_exit_code_3(tmp_path, command):
+    result = invoke(command, tmp_path)
+    assert result.exit_code == 3 and str(tmp_path) in result.output.replace("\n", "")
 
 
 def test_methods_lists_every_passport():
@@ -191,7 +203,7 @@ def test_a_small_demo_ends_with_a_table_a_record_and_a_picture(tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("backprop", "checkpointed", "SPSA", "K=1", "K=16", "control variate", "2 seeds"):
         assert words in result.output
-    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "curves.png"}
+    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "curves.png", "checkpoints", "replay"}
 
 
 @pytest.mark.slow

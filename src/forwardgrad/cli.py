@@ -6,6 +6,7 @@ import functools
 import gc
 import json
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
@@ -24,14 +25,19 @@ from forwardgrad.errors import (
 
 if TYPE_CHECKING:
     from forwardgrad.train.comparison import Contender
+    from forwardgrad.train.output import OutputFolder
     from forwardgrad.train.record import Record
+    from forwardgrad.train.tasks.task import Splits
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _EXIT_CODES = ((DataError, 3), (OutputError, 4), (ConfigError, 2), (InputError, 2), (MissingExtraError, 2))
 _STOPPED, _INTERRUPTED = 5, 130
-_CODES_HELP = "Exit codes: 0 done, 2 wrong input, 3 data missing, 4 output folder, 5 training stopped, 130 Ctrl-C."
+_CODES_HELP = (
+    "Exit codes: 0 done, 2 wrong input, 3 data missing or a run folder broken, 4 output folder, 5 training stopped, "
+    "130 Ctrl-C or SIGTERM."
+)
 
 app = typer.Typer(
     help="Train PyTorch models without storing activations: gradients from forward passes.",
@@ -44,6 +50,7 @@ app = typer.Typer(
 
 Out = Annotated[Path, typer.Option(help="Folder for the record and the picture.", show_default=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder that --out named.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
@@ -120,6 +127,48 @@ def demo(
     _run(contenders(forwards, tuple(range(seeds))), out, as_json, quiet, deeper=True)
 
 
+@app.command(epilog=_CODES_HELP)
+@_plainly
+def resume(run: RunFolder, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """Go on with a run that was killed or interrupted, bit for bit as if it had not been.
+
+    forwardgrad resume runs/train
+    """
+    from forwardgrad.train.comparison import RECORD_NAME, contenders_of
+    from forwardgrad.train.output import OutputFolder
+    from forwardgrad.train.record import read_record
+
+    draw, record = _painter(), read_record(run / RECORD_NAME)
+    splits = contenders_of(record)[0].config.task.load()
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: typer.echo(str(message), err=True)
+        _finish(record, splits, OutputFolder(run).probe(), draw, as_json, quiet)
+
+
+@app.command(epilog=_CODES_HELP)
+@_plainly
+def replay(
+    run: Annotated[Path, typer.Argument(help="The folder that --out named, or one replay log.")],
+    save: Annotated[Path | None, typer.Option(help="Folder for the rebuilt weights, as safetensors.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rebuild the weights of forward-only runs from their slopes: no data, no forward pass, bit for bit.
+
+    forwardgrad replay runs/train --save weights
+    """
+    from forwardgrad.train.replay import logs
+    from forwardgrad.train.replayed import replay_row
+
+    rows = [replay_row(path, save) for path in logs(run)]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    for row in rows:
+        known = "the record's weights, bit for bit" if row["matches"] else "not in the record yet"
+        done = f"{row['step']} of {row['steps']} steps from {row['kilobytes']:.1f} kB"
+        typer.echo(f"{row['method']}, seed {row['seed']}: {done}; {known}; SHA-256 {row['weights']}")
+
+
 @app.command()
 @_plainly
 def methods(as_json: AsJson = False) -> None:
@@ -162,23 +211,41 @@ def _painter() -> Callable[[Record], bytes]:
 
 
 def _run(contenders: list[Contender], out: Path, as_json: bool, quiet: bool, *, deeper: bool = False) -> None:
-    from forwardgrad.train.comparison import PICTURE_NAME, RECORD_NAME, compare
-    from forwardgrad.train.depth import add_depths
+    from forwardgrad.train.comparison import begin
     from forwardgrad.train.output import OutputFolder
-    from forwardgrad.train.report import Bars, Silence, results_table
 
-    gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
     # Whatever may be missing is missed before training, not after it.
     draw = _painter()
     splits = contenders[0].config.task.load()
     output = OutputFolder(out).probe()
+    _finish(begin(contenders, output, depths=deeper), splits, output, draw, as_json, quiet)
+
+
+def _finish(
+    record: Record,
+    splits: Splits,
+    output: OutputFolder,
+    draw: Callable[[Record], bytes],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    from forwardgrad.train.comparison import PICTURE_NAME, RECORD_NAME, carry_on, contenders_of
+    from forwardgrad.train.depth import add_depths
+    from forwardgrad.train.report import Bars, Silence, results_table
+
+    gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
+    contenders = contenders_of(record)
     console = Console(stderr=as_json)
-    if as_json or quiet:
-        record = compare(contenders, splits, output, Silence())
-    else:
-        with Bars(console, contenders) as bars:
-            record = compare(contenders, splits, output, bars)
-    if deeper:
+    try:
+        if as_json or quiet:
+            carry_on(record, splits, output, Silence())
+        else:
+            with Bars(console, contenders) as bars:
+                carry_on(record, splits, output, bars)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
+    if record.depths and not all(entry.deeper for entry in record.entries):
         add_depths(record, contenders)
         output.write(RECORD_NAME, record.to_json())
     picture = output.write(PICTURE_NAME, draw(record))

@@ -64,6 +64,10 @@ class DataError(ForwardGradError, FileNotFoundError):
     """Data that is not where it was said to be, or is not what it should be."""
 
 
+class CheckpointError(DataError):
+    """A run folder, a checkpoint or a replay log that cannot be read, or is of another run."""
+
+
 class OutputError(ForwardGradError, OSError):
     """A folder that cannot be written to, or is full."""
 

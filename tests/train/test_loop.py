@@ -11,8 +11,9 @@ from forwardgrad.errors import NonFiniteError
 from forwardgrad.estimate import backward
 from forwardgrad.tangents.key import Key
 from forwardgrad.train.batches import batches
+from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig, build_config
-from forwardgrad.train.loop import num_steps, step_cost, train_run
+from forwardgrad.train.loop import step_cost, train_run
 from forwardgrad.train.methods import CHOICES
 from forwardgrad.train.record import Cost, Run
 from forwardgrad.train.seeding import stream

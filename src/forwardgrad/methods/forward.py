@@ -9,6 +9,7 @@ from numbers import Real
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from forwardgrad.combine import Combine, combiner
 from forwardgrad.errors import InputError, LostTangentError
@@ -94,21 +95,42 @@ class ForwardGradient:
         self, objective: Objective, params: Params, *, key: Key | None = None, into: Deliver | None = None
     ) -> Estimate:
         with torch.no_grad():
-            sample = sampler(self.tangents)
-            combine, measure = combiner(self.combine, sample), slope(self.slope)
+            measure = slope(self.slope)
             if isinstance(measure, Jvp):
                 objective = require(self, objective, Differentiable)
                 measure = Jvp(self.chunk_size, self.byte_budget) if self.chunk_size is not None else measure
             key = key if key is not None else Key.draw()
 
-            with at_full_precision(params):
-                v = admitted(objective, sample(params, self.num_tangents, key))
+            v = self._drawn(objective, params, key)
             loss, c, aux, reached = measure(objective, params, v)
             finite(loss, c)
-            v = reaching(v, reached)
-            s = self._scale(combine, sample, v)
-            with at_full_precision(params):
-                return Estimate(loss, combine(c, v, s), c, key, aux)
+            return Estimate(loss, self._combined(params, reaching(v, reached), c), c, key, aux)
+
+    def rebuild(
+        self, objective: Objective, params: Params, slopes: Tensor, key: Key, reached: frozenset[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The gradient of an earlier call, bit for bit, from its slopes and key; nothing is evaluated.
+
+        Args:
+            objective: says which tangents its parameters may have.
+            params: names, shapes and dtypes of then; their values are not read.
+            slopes: [K], of the estimate.
+            key: of the estimate.
+            reached: names in the estimate's gradient; None for all.
+        """
+        with torch.no_grad():
+            return self._combined(params, reaching(self._drawn(objective, params, key), reached), slopes)
+
+    def _drawn(self, objective: Objective, params: Params, key: Key) -> Tangents:
+        with at_full_precision(params):
+            return admitted(objective, sampler(self.tangents)(params, self.num_tangents, key))
+
+    def _combined(self, params: Params, v: Tangents, c: Tensor) -> dict[str, Tensor]:
+        sample = sampler(self.tangents)
+        combine = combiner(self.combine, sample)
+        s = self._scale(combine, sample, v)
+        with at_full_precision(params):
+            return combine(c, v, s)
 
     def _scale(self, combine: Combine, sample: Sampler, v: Tangents) -> float:
         if self.scale == "unbiased":

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from forwardgrad.estimate import Deliver, Estimate
 from forwardgrad.methods.forward import ForwardGradient
 from forwardgrad.objective import Objective, Params
@@ -66,6 +68,12 @@ class SPSA:
         self, objective: Objective, params: Params, *, key: Key | None = None, into: Deliver | None = None
     ) -> Estimate:
         return self._forward()(objective, params, key=key)
+
+    def rebuild(
+        self, objective: Objective, params: Params, slopes: Tensor, key: Key, reached: frozenset[str] | None = None
+    ) -> dict[str, Tensor]:
+        """The gradient of an earlier call from its slopes and key; see `ForwardGradient.rebuild`."""
+        return self._forward().rebuild(objective, params, slopes, key, reached)
 
     def _forward(self) -> ForwardGradient:
         return ForwardGradient(self.num_tangents, self.tangents, slope=Central(self.eps), scale=self.scale)

@@ -11,7 +11,9 @@ from typing import Protocol
 
 import torch
 
-from forwardgrad.train.config import RunConfig
+from forwardgrad.train.config import RunConfig, build_config
+from forwardgrad.train.interrupt import stoppable
+from forwardgrad.train.keeper import Keeper, clear
 from forwardgrad.train.loop import Progress, step_cost, train_run
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Entry, Record, Run
@@ -38,35 +40,79 @@ class Watcher(Protocol):
         """Contender `row` finished one seed."""
 
 
-def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolder, watcher: Watcher) -> Record:
-    """Runs every contender with each of its seeds, and saves the record after every run.
-
-    Seeds are paired: with equal seeds two contenders start from the same weights and meet the same batches.
+def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool = False) -> Record:
+    """A record without runs, saved: from here on `carry_on` can be interrupted and called again.
 
     Args:
         contenders: rows; all of one task.
-        splits: that task's data.
-        output: a probed folder; `record.json` in it is replaced after each run, so nothing finished is lost.
+        output: a probed folder; what an earlier command left there to go on from is removed.
+        depths: whether memory on deeper nets is to be measured in the end.
+
+    Raises:
+        OutputError: the record cannot be saved.
+    """
+    entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
+    record = Record(command=list(sys.argv), entries=entries, depths=depths)
+    output.write(RECORD_NAME, record.to_json())
+    clear(output)
+    return record
+
+
+def contenders_of(record: Record) -> list[Contender]:
+    """The rows that a record was begun with."""
+    return [Contender(entry.label, build_config(entry.config)) for entry in record.entries]
+
+
+def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watcher) -> Record:
+    """Does the runs that a record still lacks, the unfinished one from its last checkpoint.
+
+    Args:
+        record: from `begin`, or read from `record.json`; its runs are kept.
+        splits: the task's data.
+        output: the record's folder; `record.json` in it is replaced after each run, so nothing finished is lost.
         watcher: hears of progress.
 
     Raises:
         NonFiniteError: a contender's loss is no longer finite.
-        OutputError: the record cannot be saved.
+        OutputError: the record or a checkpoint cannot be saved.
+        CheckpointError: a run has checkpoints, and none of them is good.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the run under way has been saved.
     """
-    entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
-    record = Record(command=list(sys.argv), entries=entries)
-    for row, (contender, entry) in enumerate(zip(contenders, entries, strict=True)):
-        config = contender.config
-        with threads(config.threads):
-            cost = step_cost(config, splits)
-            for index, seed in enumerate(config.seeds):
-                run = train_run(config, splits, seed, cost, partial(watcher.progress, row, index))
-                entry.runs.append(run)
-                output.write(RECORD_NAME, record.to_json())
-                watcher.finished(row, run)
+    output.sweep()
+    with stoppable() as stop:
+        for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
+            config, kept = contender.config, {run.seed: run for run in entry.runs}
+            with threads(config.threads):
+                cost = entry.runs[0].cost if entry.runs else None
+                for index, seed in enumerate(config.seeds):
+                    if seed in kept:
+                        watcher.progress(row, index, _end(kept[seed]))
+                        continue
+                    keeper = Keeper.of(config, seed, row, output, stop)
+                    cost = cost or keeper.cost() or step_cost(config, splits)
+                    run = train_run(config, splits, seed, cost, partial(watcher.progress, row, index), keeper)
+                    entry.runs.append(run)
+                    output.write(RECORD_NAME, record.to_json())
+                    keeper.close()
+                    watcher.finished(row, run)
     record.finished = True
     output.write(RECORD_NAME, record.to_json())
     return record
+
+
+def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolder, watcher: Watcher) -> Record:
+    """Runs every contender with each of its seeds, and saves the record after every run.
+
+    Seeds are paired: with equal seeds two contenders start from the same weights and meet the same batches. See
+    `carry_on` for the arguments and what may go wrong.
+    """
+    return carry_on(begin(contenders, output), splits, output, watcher)
+
+
+def _end(run: Run) -> Progress:
+    """The end of a run that is already there."""
+    last = run.curve[-1]
+    return Progress(last.step, last.step, run.cost, last)
 
 
 @contextmanager

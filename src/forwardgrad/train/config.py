@@ -21,6 +21,18 @@ _BRANCHES: dict[Any, type[BaseModel]] = {
 _BUDGETS = ("steps", "epochs", "forwards")
 
 
+class Saving(Strict):
+    """When a run is saved, so that it can go on after a crash.
+
+    Args:
+        every: steps between two checkpoints; where unset, ten times a run, but not within a second of the last.
+        keep: how many checkpoints of a run stay, the newest ones; of a finished run one stays.
+    """
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
 class RunConfig(Strict):
     """One method on one task.
 
@@ -36,6 +48,7 @@ class RunConfig(Strict):
         forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared.
         evaluations: how often the validation part is scored along the way.
         seeds: one run per seed, no seed twice; a seed fixes weights, data order, dropout and tangents.
+        checkpoints: when the run is saved.
         threads: of torch; one is fastest for small nets, and keeps wall times comparable.
     """
 
@@ -49,6 +62,7 @@ class RunConfig(Strict):
     forwards: PositiveFloat | None = None
     evaluations: PositiveInt = 20
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
+    checkpoints: Saving = Saving()
     threads: PositiveInt = 1
 
     @model_validator(mode="after")
@@ -65,6 +79,15 @@ class RunConfig(Strict):
     def learning_rate(self) -> float:
         """`lr`, or the task's own for the method."""
         return self.task.learning_rates[self.method.name] if self.lr is None else self.lr
+
+    def rate_at(self, step: int, steps: int) -> float:
+        """The learning rate of one step.
+
+        Args:
+            step: counted from 0.
+            steps: of the whole run.
+        """
+        return self.learning_rate * (1.0 if self.schedule == "constant" else 1 - step / steps)
 
     def resolved(self) -> RunConfig:
         """The same run with nothing left to a default of the task."""
@@ -171,4 +194,6 @@ def _explain(error: ValidationError) -> ConfigError:
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
+    if location[0] == "checkpoints":
+        return Saving
     return _BRANCHES[location[1]] if len(location) > 2 else RunConfig

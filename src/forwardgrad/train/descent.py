@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.optim import SGD
 
@@ -20,6 +22,7 @@ class Descent:
 
     def __init__(self, model: nn.Module, lr: float, momentum: float, fused: bool) -> None:
         self._lr, self._momentum = lr, momentum
+        self._model = model
         self.sink = Apply(self._optimizer) if fused else None
         self._whole = None if fused else self._optimizer(list(model.parameters()))
 
@@ -39,3 +42,17 @@ class Descent:
         if self._whole is not None:
             self._whole.step()
             self._whole.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state of the optimizer, or, where fused, of every parameter's own, by name."""
+        return self._whole.state_dict() if self._whole else self.sink.state_dict() if self.sink else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave."""
+        if self._whole is not None:
+            self._whole.load_state_dict(state)
+        elif self.sink is not None:
+            parameters = dict(self._model.named_parameters())
+            for name, own in state.items():
+                self.sink.optimizers[name] = self._optimizer([parameters[name]])
+                self.sink.optimizers[name].load_state_dict(own)

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from forwardgrad.errors import NonFiniteError
 from forwardgrad.estimate import Method, backward
 from forwardgrad.measurement import measure
 from forwardgrad.tangents.key import Key
 from forwardgrad.train.batches import batches
+from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.descent import Descent
+from forwardgrad.train.interrupt import Stop
+from forwardgrad.train.keeper import Keeper
 from forwardgrad.train.record import Cost, Point, Run
+from forwardgrad.train.replay import Logged
 from forwardgrad.train.seeding import derived_seed, stream
-from forwardgrad.train.tasks.task import Batch, Splits
+from forwardgrad.train.state import Moving
+from forwardgrad.train.tasks.task import Splits
+from forwardgrad.train.tensorbytes import checksum
 
 # How often a run reports where it is: often enough for a smooth bar, seldom enough to cost nothing.
 _REPORTS = 200
@@ -58,7 +64,14 @@ def step_cost(config: RunConfig, splits: Splits) -> Cost:
     return Cost(found.forward_passes, found.peak_bytes, found.tape_bytes)
 
 
-def train_run(config: RunConfig, splits: Splits, seed: int, cost: Cost, observe: Callable[[Progress], None]) -> Run:
+def train_run(
+    config: RunConfig,
+    splits: Splits,
+    seed: int,
+    cost: Cost,
+    observe: Callable[[Progress], None],
+    keeper: Keeper | None = None,
+) -> Run:
     """Trains once and reports the weights that did best on the validation part.
 
     The same config and seed give the same weights bit for bit. Torch's own random state is left as it was.
@@ -69,122 +82,117 @@ def train_run(config: RunConfig, splits: Splits, seed: int, cost: Cost, observe:
         seed: fixes weights, data order, dropout and tangents.
         cost: of one step, from `step_cost`: turns a budget of forward passes into steps.
         observe: called about 200 times with the run's progress.
+        keeper: saves checkpoints, and continues from those that are there; None to save nothing.
 
     Raises:
         NonFiniteError: the loss is no longer finite; names the step by which it happened.
+        CheckpointError: there are checkpoints, and none of them is good.
+        OutputError: a checkpoint cannot be written.
+        KeyboardInterrupt: the keeper was told to stop; a checkpoint is saved.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derived_seed(seed, "dropout"))
         model = config.task.build(stream(seed, "weights"))
-        return _Training(
-            config=config,
-            splits=splits,
+        moving = Moving(
             model=model,
             method=config.method.build(model),
             descent=Descent(model, config.learning_rate, config.momentum, config.method.fused),
             order=batches(splits.train, config.task.batch_size, stream(seed, "order")),
             cost=cost,
             steps=num_steps(config, splits, cost),
-            seed=seed,
-        ).run(observe)
-
-
-def num_steps(config: RunConfig, splits: Splits, cost: Cost) -> int:
-    """The budget in optimizer steps, at least one.
-
-    Args:
-        config: states the budget in steps, forward passes, or epochs.
-        splits: say how many batches an epoch has.
-        cost: says how many forward passes a step takes.
-    """
-    if config.steps is not None:
-        return config.steps
-    if config.forwards is not None:
-        return max(1, math.floor(config.forwards / cost.forward_passes))
-    num_samples = len(splits.train[0])
-    per_epoch = num_samples // min(config.task.batch_size, num_samples)
-    return max(1, round((config.epochs or config.task.epochs) * per_epoch))
+        )
+        logged = keeper.logged(config, moving.method, model) if keeper else None
+        with closing(logged.writer) if logged else nullcontext():
+            return _Training(config, splits, seed, moving, keeper, logged).run(observe)
 
 
 @dataclass
 class _Training:
     config: RunConfig
     splits: Splits
-    model: nn.Module
-    method: Method
-    descent: Descent
-    order: Iterator[Batch]
-    cost: Cost
-    steps: int
     seed: int
+    moving: Moving
+    keeper: Keeper | None
+    logged: Logged | None
+
+    @property
+    def method(self) -> Method:
+        return self.logged or self.moving.method
 
     def run(self, observe: Callable[[Progress], None]) -> Run:
-        marks = _even(self.steps, self.config.evaluations)
-        reports = _even(self.steps, _REPORTS) | marks
-        point = self._point(0, 0.0, None)
-        curve, best = [point], _Best(point, self.model)
-        step, total, since, seconds = 0, torch.zeros(()), 0, 0.0
-        observe(Progress(step, self.steps, self.cost, point))
+        now, keeper = self.moving, self.keeper
+        if keeper is None or not keeper.resume(now):
+            now.add(self._point(None))
+        if self.logged:
+            self.logged.writer.go_on(now.step)
+        marks, saves = _even(now.steps, self.config.evaluations), keeper.marks(now.steps) if keeper else set()
+        looks = _even(now.steps, _REPORTS) | marks | saves
+        stop = keeper.stop if keeper else Stop()
+        observe(self._progress())
         started = perf_counter()
-        while step < self.steps:
-            total += self._step(step)
-            step, since = step + 1, since + 1
-            if step in reports:
-                seconds += perf_counter() - started  # the clock stands still while we look
-                if step in marks:
-                    point = self._point(step, seconds, float(total) / since)
-                    curve.append(point)
-                    best = _Best(point, self.model) if point.rank > best.point.rank else best
-                    total, since = torch.zeros(()), 0
-                observe(Progress(step, self.steps, self.cost, point))
+        while now.step < now.steps:
+            if not stop.asked:
+                now.total += self._step()
+                now.step, now.since = now.step + 1, now.since + 1
+            if now.step in looks or stop.asked:
+                now.seconds += perf_counter() - started  # the clock stands still while we look
+                self._look(marks, saves, stop, observe)
                 started = perf_counter()
-        weights = checksum(self.model)
-        self.model.load_state_dict(best.state)
-        test = self.config.task.score(self.model, self.splits.test)
-        return Run(self.seed, self.cost, tuple(curve), best.point.step, test.loss, test.accuracy, weights)
+        weights = checksum(now.model)
+        now.model.load_state_dict(now.best)
+        test = self.config.task.score(now.model, self.splits.test)
+        return Run(self.seed, now.cost, tuple(now.curve), now.best_step, test.loss, test.accuracy, weights)
 
-    def _step(self, step: int) -> Tensor:
-        lr = self.config.learning_rate
-        self.descent.move_to(lr if self.config.schedule == "constant" else lr * (1 - step / self.steps))
-        batch, key = next(self.order), Key(self.seed, step)
+    def _look(self, marks: set[int], saves: set[int], stop: Stop, observe: Callable[[Progress], None]) -> None:
+        now, keeper = self.moving, self.keeper
+        if now.step in marks and now.curve[-1].step < now.step:
+            now.add(self._point(float(now.total) / now.since))
+        if keeper and (stop.asked or (now.step in saves and keeper.due(now))):
+            self._save(keeper)
+        if stop.asked:
+            raise KeyboardInterrupt
+        observe(self._progress())
+
+    def _step(self) -> Tensor:
+        now = self.moving
+        now.descent.move_to(self.config.rate_at(now.step, now.steps))
+        batch, key = next(now.order), Key(self.seed, now.step)
         try:
-            loss = backward(self.method, self.model, self.config.task.loss, *batch, into=self.descent.sink, key=key)
+            loss = backward(self.method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
         except NonFiniteError as error:
-            raise self._stopped(error.found, step) from error
-        self.descent.step()
+            raise self._stopped(error.found) from error
+        now.descent.step()
+        if self.logged:
+            self.logged.stepped(now.steps)
         return loss
 
-    def _point(self, step: int, seconds: float, train_loss: float | None) -> Point:
-        score = self.config.task.score(self.model, self.splits.validation)
+    def _point(self, train_loss: float | None) -> Point:
+        now = self.moving
+        score = self.config.task.score(now.model, self.splits.validation)
         if not math.isfinite(score.loss) or not math.isfinite(train_loss or 0.0):
-            raise self._stopped(f"training loss {train_loss}, validation loss {score.loss}", step)
-        return Point(step, step * self.cost.forward_passes, seconds, train_loss, score.loss, score.accuracy)
+            raise self._stopped(f"training loss {train_loss}, validation loss {score.loss}")
+        forwards = now.step * now.cost.forward_passes
+        return Point(now.step, forwards, now.seconds, train_loss, score.loss, score.accuracy)
 
-    def _stopped(self, found: str, step: int) -> NonFiniteError:
+    def _progress(self) -> Progress:
+        now = self.moving
+        return Progress(now.step, now.steps, now.cost, now.curve[-1])
+
+    def _save(self, keeper: Keeper) -> None:
+        if not all(bool(tensor.isfinite().all()) for tensor in self.moving.model.state_dict().values()):
+            raise self._stopped("weights that are not")  # the checkpoint before is the better one
+        if self.logged:
+            self.logged.writer.sync()
+        keeper.save(self.moving)
+
+    def _stopped(self, found: str) -> NonFiniteError:
+        now = self.moving
         cure = f"lower the learning rate, now {self.config.learning_rate:g}"
-        return NonFiniteError("training needs finite numbers", f"{found} in step {step}", cure)
-
-
-class _Best:
-    """The weights at the point of the curve that ranks highest so far."""
-
-    def __init__(self, point: Point, model: nn.Module) -> None:
-        self.point = point
-        self.state = {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+        last = self.keeper.checkpoints.newest() if self.keeper else None
+        place = f"in step {now.step} (epoch {now.order.epoch}, batch {now.order.position})"
+        cure += f"; the last good checkpoint is {last}" if last else ""
+        return NonFiniteError("training needs finite numbers", f"{found} {place}", cure)
 
 
 def _even(steps: int, places: int) -> set[int]:
     return {math.ceil(steps * i / places) for i in range(1, places + 1)}
-
-
-def checksum(model: nn.Module) -> str:
-    """SHA-256 of all parameters and buffers: equal for two models exactly when they are equal bit for bit."""
-    digest = hashlib.sha256()
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(_bytes(tensor))
-    return digest.hexdigest()
-
-
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()

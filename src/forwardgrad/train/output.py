@@ -13,6 +13,7 @@ from forwardgrad.errors import OutputError
 
 # Room for one record and one picture: a disk with less is called full before training, not after it.
 PROBE_BYTES = 1 << 20
+_UNFINISHED = ".part"
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -37,8 +38,27 @@ class OutputFolder:
             self._replace(".probe", b"\0" * PROBE_BYTES)
             (self.path / ".probe").unlink()
         except OSError as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
         return self
+
+    def ready(self) -> OutputFolder:
+        """Makes the folder, and removes what a killed writer left half-written in it; returns itself.
+
+        Raises:
+            OutputError: the folder cannot be made.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self.refusal(error) from error
+        self.sweep()
+        return self
+
+    def sweep(self) -> None:
+        """Removes what a writer left half-written when it was killed."""
+        for path in self.path.glob(f".*{_UNFINISHED}"):
+            with suppress(OSError):
+                path.unlink()
 
     def write(self, name: str, data: bytes) -> Path:
         """Writes the file `name` all at once: readers see the old file or the new one, never a part.
@@ -53,11 +73,11 @@ class OutputFolder:
         try:
             return self._replace(name, data)
         except OSError as error:
-            raise self._refusal(error) from error
+            raise self.refusal(error) from error
 
     def _replace(self, name: str, data: bytes) -> Path:
         # The temporary lies in the same folder, since a rename is atomic only within one file system.
-        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", dir=self.path)
+        handle, temporary = tempfile.mkstemp(prefix=f".{name}.", suffix=_UNFINISHED, dir=self.path)
         try:
             with os.fdopen(handle, "wb") as file:
                 file.write(data)
@@ -82,7 +102,8 @@ class OutputFolder:
             finally:
                 os.close(folder)
 
-    def _refusal(self, error: OSError) -> OutputError:
+    def refusal(self, error: OSError) -> OutputError:
+        """What the operating system said, as a sentence with its cure."""
         if error.errno in _FULL:
             found, cure = "no space left on its disk", "free some space, or choose another folder with --out"
         elif error.errno in {errno.EEXIST, errno.ENOTDIR}:

@@ -9,7 +9,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from forwardgrad.errors import CheckpointError
 
 FORMAT = "forwardgrad.record/1"
 _PACKAGES = ("forwardgrad", "torch", "numpy", "scikit-learn")
@@ -94,11 +99,22 @@ class Entry:
 
 @dataclass
 class Record:
-    """A whole command: who ran what, with which versions, and every curve."""
+    """A whole command: who ran what, with which versions, and every curve.
+
+    Args:
+        command: the arguments of the process.
+        entries: one per method.
+        finished: whether all runs are there.
+        depths: whether `deeper` is to be filled in after them.
+        created: when, in UTC.
+        versions: of Python, the platform and the packages that decide a result.
+        format: of this document.
+    """
 
     command: list[str]
     entries: list[Entry]
     finished: bool = False
+    depths: bool = False
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())
     format: str = FORMAT
@@ -106,6 +122,28 @@ class Record:
     def to_json(self) -> bytes:
         """The record as an indented JSON document."""
         return (json.dumps(asdict(self), indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_record(path: Path) -> Record:
+    """The record that a command left, finished or not.
+
+    Raises:
+        CheckpointError: there is none, or it is of another format.
+    """
+    needs = "a run folder needs the record that training began with"
+    try:
+        tree = json.loads(path.read_bytes())
+        if tree["format"] != FORMAT:
+            raise CheckpointError(needs, f"format {tree['format']}", "use the version that wrote it", path=str(path))
+        return TypeAdapter(Record).validate_python(tree)
+    except OSError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        found, cure = error.strerror or str(error), "give the folder named with --out"
+        raise CheckpointError(needs, found, cure, path=str(path)) from error
+    except (ValueError, KeyError, TypeError, ValidationError) as error:
+        found = f"something else ({str(error).splitlines()[0]})"
+        raise CheckpointError(needs, found, "give the folder named with --out", path=str(path)) from error
 
 
 def versions(packages: Sequence[str] = _PACKAGES) -> dict[str, str]:

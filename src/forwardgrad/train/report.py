@@ -75,7 +75,7 @@ class Bars:
 
     def progress(self, row: int, seed_index: int, now: Place) -> None:
         """Moves the contender's bar and its figures."""
-        if now.step == 0 and seed_index == 0:
+        if not self._bars.tasks[row].started:
             self._bars.start_task(self._ids[row])
         task = self._bars.tasks[row]
         point = now.point

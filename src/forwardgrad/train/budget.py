@@ -1,0 +1,26 @@
+"""How long a run is."""
+
+from __future__ import annotations
+
+import math
+
+from forwardgrad.train.config import RunConfig
+from forwardgrad.train.record import Cost
+from forwardgrad.train.tasks.task import Splits
+
+
+def num_steps(config: RunConfig, splits: Splits, cost: Cost) -> int:
+    """The budget in optimizer steps, at least one.
+
+    Args:
+        config: states the budget in steps, forward passes, or epochs.
+        splits: say how many batches an epoch has.
+        cost: says how many forward passes a step takes.
+    """
+    if config.steps is not None:
+        return config.steps
+    if config.forwards is not None:
+        return max(1, math.floor(config.forwards / cost.forward_passes))
+    num_samples = len(splits.train[0])
+    per_epoch = num_samples // min(config.task.batch_size, num_samples)
+    return max(1, round((config.epochs or config.task.epochs) * per_epoch))
