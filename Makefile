@@ -78,6 +78,7 @@ bench: $(READY) ## time, memory and test functions beside stock PyTorch, recorde
 	@$(PY) -m bench
 	@$(PY) -m bench memory
 	@$(PY) -m bench functions
+	@$(PY) -m bench loop
 
 pins: ## write constraints.txt from what .venv holds
 	@$(PY) .ci/pins.py

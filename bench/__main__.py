@@ -79,5 +79,16 @@ def functions(
     descend(console, _settle(False), seed or [0, 1, 2], save)
 
 
+@app.command()
+def loop(
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the best one counts.")] = 7,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Times the training loop beside the bare method."""
+    from bench.loop import loop_overhead
+
+    loop_overhead(console, _settle(True), rounds, save)
+
+
 if __name__ == "__main__":
     app()

@@ -250,10 +250,10 @@ def _resident(field: str) -> int:
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs Linux's high-water mark")
 def test_against_the_process() -> None:
     mib = KIB * KIB
-    x = torch.ones(16 * mib // 4)
+    x = torch.ones(40 * mib // 4)  # above any threshold of glibc's: mapped one by one, so that no holes blur the figure
 
     def work() -> Tensor:
-        y = [x + i for i in range(6)]  # nothing is freed in between: no holes in the heap
+        y = [x + i for i in range(4)]
         return y[-1].sum()
 
     with PeakBytes() as mode:
@@ -266,5 +266,5 @@ def test_against_the_process() -> None:
     before = _resident("VmRSS")
     work()
     process = _resident("VmHWM") - before
-    assert mode.peak >= 96 * mib
+    assert mode.peak >= 160 * mib
     assert process == pytest.approx(mode.peak, rel=0.1)

@@ -1,15 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
-from time import perf_counter
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from forwardgrad.errors import NonFiniteError
-from forwardgrad.estimate import backward
-from forwardgrad.tangents.key import Key
 from forwardgrad.train.batches import batches
 from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig, build_config
@@ -111,30 +108,3 @@ def test_a_budget_in_any_unit_becomes_steps(budget, steps):
 def test_a_loss_that_is_no_longer_finite_stops_the_run_with_its_step():
     with pytest.raises(NonFiniteError, match=r"in step \d+.*learning rate, now 1e\+30"):
         run(method="backprop", lr=1e30, steps=40)
-
-
-@pytest.mark.slow
-def test_the_loop_costs_little_over_the_bare_method():
-    # Random data of MNIST's shape; the best of several interleaved trials, since the machine is shared.
-    x, y = torch.randn(12_800, 784), torch.randint(10, (12_800,))
-    splits = SPLITS._replace(train=(x, y), validation=(x[:100], y[:100]), test=(x[:100], y[:100]))
-    tree = {"task": {"name": "mnist", "hidden": [256]}, "method": "forward", "steps": 100, "evaluations": 1}
-    config = build_config(tree | {"lr": 1e-6})
-    model = config.task.build(stream(0, "weights"))
-    method = config.method.build(model)
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-6)
-
-    def bare() -> float:
-        started = perf_counter()
-        for step in range(100):
-            i = 128 * step
-            backward(method, model, config.task.loss, x[i : i + 128], y[i : i + 128], key=Key(0, step))
-            optimizer.step()
-            optimizer.zero_grad()
-        return perf_counter() - started
-
-    def looped() -> float:
-        return train_run(config, splits, 0, COST, lambda now: None).curve[-1].seconds
-
-    times = [(bare(), looped()) for _ in range(5)]
-    assert min(loop for _, loop in times) < 1.15 * min(hand for hand, _ in times)
