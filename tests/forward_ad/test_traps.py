@@ -7,6 +7,7 @@ from collections import namedtuple
 
 import pytest
 import torch
+from between import Net
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
@@ -33,32 +34,6 @@ def param() -> dict[str, Tensor]:
 
 def names(*cases) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("f", cases, ids=lambda f: f.__name__)
-
-
-class Net(nn.Module):
-    """Two layers, with something done to what is between them."""
-
-    def __init__(self, between=lambda h: h) -> None:
-        super().__init__()
-        self.first, self.second, self.between = nn.Linear(4, 4), nn.Linear(4, 1), Between(between)
-
-    def forward(self, x):
-        return self.second(self.between(self.first(x))).sum()
-
-
-class Between(nn.Module):
-    def __init__(self, f) -> None:
-        super().__init__()
-        self.f = f
-
-    def forward(self, h):
-        return self.f(h)
-
-
-def push_net(net: nn.Module, strict: bool = False, k: int = 2):
-    objective = ModuleObjective(net, lambda m, x: m(x), torch.randn(5, 4), strict=strict)
-    v = {n: Dense(torch.randn(k, *p.shape, dtype=p.dtype)) for n, p in objective.params.items()}
-    return objective.push(objective.params, Tangents(v))
 
 
 def complex_rotation(x):
