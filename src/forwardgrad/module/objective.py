@@ -49,7 +49,6 @@ class ModuleObjective:
         strict: bool = False,
     ) -> None:
         self.model, self.group = unwrapped(model)
-        self.wrapper = model
         self.loss_fn, self.batch, self.strict = loss_fn, batch, strict
         self.slots = Slots(self.model)
         self.modules = [module for _, module in self.slots.modules]
