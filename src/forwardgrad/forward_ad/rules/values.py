@@ -28,7 +28,7 @@ _METADATA = (
 ).split()
 _COMPARISONS = (
     "eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ isnan isinf isfinite isclose allclose equal argmax "
-    "argmin argsort sign sgn floor ceil round trunc logical_not logical_and logical_or logical_xor any all nonzero "
+    "argmin argsort sign floor ceil round trunc logical_not logical_and logical_or logical_xor any all nonzero "
     "count_nonzero signbit bincount histc searchsorted bucketize floor_divide __floordiv__ heaviside is_nonzero "
     "new_empty new_zeros new_ones new_full new_tensor int long bool short char byte unique unique_consecutive "
     "__and__ __or__ multinomial"

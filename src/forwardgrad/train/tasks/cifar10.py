@@ -9,14 +9,14 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
 from forwardgrad.errors import DataError
-from forwardgrad.train.strict import PositiveInt, Strict
-from forwardgrad.train.tasks import classification
+from forwardgrad.train.strict import PositiveInt
+from forwardgrad.train.tasks.classification import Classification
 from forwardgrad.train.tasks.convnet import convnet
 from forwardgrad.train.tasks.sources import Files, Source
-from forwardgrad.train.tasks.task import Batch, Score, Splits
+from forwardgrad.train.tasks.task import Splits
 
 SOURCE = Files("cifar10", ("train_lossless_0000-3999.npz",), "none stated by the authors; used for research, cite")
 # Least validation loss after 200 forward passes, seed 100, over 0.1, 0.3 (backprop), 10, 30, 100 (forward gradient, K
@@ -27,7 +27,7 @@ _NUM_VALIDATION = _NUM_TEST = 500
 _SPLIT_SEED = 0  # the split belongs to the task, not to the seed of a run
 
 
-class Cifar10(Strict):
+class Cifar10(Classification):
     """What is in the picture? 3,000 images to train on, 500 to select on, 500 to report on.
 
     Relative comparisons only: a tenth of the training images, and none of the test images, so accuracies here are not
@@ -59,14 +59,6 @@ class Cifar10(Strict):
     def build(self, generator: Generator) -> nn.Module:
         """A small convolutional net with group normalisation."""
         return convnet(3, self.channels, 10, generator)
-
-    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
-        """Mean cross-entropy of one batch."""
-        return classification.cross_entropy(model, *batch)
-
-    def score(self, model: nn.Module, part: Batch) -> Score:
-        """Mean cross-entropy and accuracy on a whole part."""
-        return classification.score(model, part)
 
 
 def _read(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -1,6 +1,6 @@
 """What classification tasks share: a multilayer perceptron, its loss and its score.
 
-A task adds its name, its data and its settings to `Classification`.
+A task adds its name, its data and its settings to `Perceptron`, or also its net to `Classification`.
 
 Shapes: B batch, C classes.
 """
@@ -24,15 +24,7 @@ _CLASSES = 10
 
 
 class Classification(Strict):
-    """A perceptron from `features` over the hidden units to ten classes."""
-
-    features: ClassVar[int]
-    hidden: tuple[PositiveInt, ...]
-    batch_size: PositiveInt
-
-    def build(self, generator: Generator) -> nn.Module:
-        """The perceptron, fresh."""
-        return mlp((self.features, *self.hidden, _CLASSES), generator)
+    """The loss and the score of every classification task."""
 
     def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
         """Mean cross-entropy of one batch."""
@@ -41,6 +33,18 @@ class Classification(Strict):
     def score(self, model: nn.Module, part: Batch) -> Score:
         """Mean cross-entropy and accuracy on a whole part."""
         return score(model, part)
+
+
+class Perceptron(Classification):
+    """Classification by a perceptron from `features` over the hidden units to ten classes."""
+
+    features: ClassVar[int]
+    hidden: tuple[PositiveInt, ...]
+    batch_size: PositiveInt
+
+    def build(self, generator: Generator) -> nn.Module:
+        """The perceptron, fresh."""
+        return mlp((self.features, *self.hidden, _CLASSES), generator)
 
 
 def mlp(sizes: Sequence[int], generator: Generator) -> nn.Sequential:

@@ -9,7 +9,7 @@ import torch
 from torch import Generator
 
 from forwardgrad.train.strict import PositiveInt
-from forwardgrad.train.tasks.classification import Classification
+from forwardgrad.train.tasks.classification import Perceptron
 from forwardgrad.train.tasks.sources import Package, Source
 from forwardgrad.train.tasks.task import Splits
 
@@ -23,7 +23,7 @@ _SPLIT_SEED = 0  # the split belongs to the task, not to the seed of a run
 SOURCE = Package("scikit-learn", "train", "BSD-3-Clause; data: UCI, CC BY 4.0 (Alpaydin, Kaynak)")
 
 
-class Digits(Classification):
+class Digits(Perceptron):
     """Which digit is it? 1,197 images to train on, 300 to select on, 300 to report on."""
 
     features: ClassVar[int] = 64

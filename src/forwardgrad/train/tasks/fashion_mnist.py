@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from forwardgrad.train.strict import PositiveInt
-from forwardgrad.train.tasks.classification import Classification
+from forwardgrad.train.tasks.classification import Perceptron
 from forwardgrad.train.tasks.idx import idx_files, read_images
 from forwardgrad.train.tasks.sources import Source
 from forwardgrad.train.tasks.task import Splits
@@ -17,7 +17,7 @@ LEARNING_RATES = {"backprop": 0.3, "checkpointed": 0.3, "spsa": 100.0, "forward"
 SOURCE = idx_files("fashion_mnist", "MIT (Zalando SE)")
 
 
-class FashionMnist(Classification):
+class FashionMnist(Perceptron):
     """Which garment? 50,000 images to train on, 10,000 to select on, the 10,000 test images to report on.
 
     References:

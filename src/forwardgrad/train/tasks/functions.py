@@ -76,7 +76,14 @@ class _Function(Strict):
         return 2
 
 
-class Sphere(_Function):
+class _Scalable(_Function):
+    dimensions: Dimensions
+
+    def _num_dimensions(self) -> int:
+        return self.dimensions
+
+
+class Sphere(_Scalable):
     """f(x) = sum_i x_i^2; least at 0, where it is 0."""
 
     learning_rates: ClassVar[Mapping[str, float]] = _rates(0.1, 1, 1, 0.3)
@@ -88,11 +95,8 @@ class Sphere(_Function):
         """The function at `x` [n]."""
         return (x * x).sum()
 
-    def _num_dimensions(self) -> int:
-        return self.dimensions
 
-
-class Rosenbrock(_Function):
+class Rosenbrock(_Scalable):
     """f(x) = sum_i 100 (x_{i+1} - x_i^2)^2 + (1 - x_i)^2; a bent valley, least at (1, ..., 1), where it is 0.
 
     References:
@@ -109,11 +113,8 @@ class Rosenbrock(_Function):
         here, following = x[:-1], x[1:]
         return (100 * (following - here**2) ** 2 + (1 - here) ** 2).sum()
 
-    def _num_dimensions(self) -> int:
-        return self.dimensions
 
-
-class StyblinskiTang(_Function):
+class StyblinskiTang(_Scalable):
     """f(x) = 1/2 sum_i (x_i^4 - 16 x_i^2 + 5 x_i); 2^n valleys, least at x_i = -2.9035, where it is -39.166 n."""
 
     learning_rates: ClassVar[Mapping[str, float]] = _rates(0.01, 0.03, 0.03, 0.01)
@@ -125,9 +126,6 @@ class StyblinskiTang(_Function):
         """The function at `x` [n]."""
         squared = x * x
         return 0.5 * (squared * squared - 16 * squared + 5 * x).sum()
-
-    def _num_dimensions(self) -> int:
-        return self.dimensions
 
 
 class Beale(_Function):

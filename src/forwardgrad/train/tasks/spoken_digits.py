@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, nn
 
-from forwardgrad.train.strict import PositiveInt, Strict
-from forwardgrad.train.tasks import classification, recordings
+from forwardgrad.train.strict import PositiveInt
+from forwardgrad.train.tasks import recordings
+from forwardgrad.train.tasks.classification import Classification
 from forwardgrad.train.tasks.convnet import convnet
 from forwardgrad.train.tasks.mel import HOP, log_mel
 from forwardgrad.train.tasks.sources import Files, Source
-from forwardgrad.train.tasks.task import Batch, Score, Splits
+from forwardgrad.train.tasks.task import Splits
 
 SOURCE = Files(
     "audio/fsdd", ("fsdd_int16.npz",), "CC BY-SA 4.0 (Jackson et al., FSDD)", instead=(recordings.WAV_FOLDER,)
@@ -26,7 +27,7 @@ _TEST_TAKES, _VALIDATION_TAKES = (0, 1, 2, 3, 4), (5, 6, 7, 8, 9)  # 0 to 4 are 
 _FRAMES = 48  # 0.75 s: longer than 95 % of the recordings; the others lose their ends
 
 
-class SpokenDigits(Strict):
+class SpokenDigits(Classification):
     """Which digit is spoken? Takes 10 to 49 to train on, 5 to 9 to select on, 0 to 4 to report on.
 
     Every speaker is in every part, so this says nothing about voices never heard.
@@ -58,11 +59,3 @@ class SpokenDigits(Strict):
     def build(self, generator: Generator) -> nn.Module:
         """A small convolutional net with group normalisation, which keeps four bands of pitch apart."""
         return convnet(1, self.channels, 10, generator, rows=4)
-
-    def loss(self, model: nn.Module, *batch: Tensor) -> Tensor:
-        """Mean cross-entropy of one batch."""
-        return classification.cross_entropy(model, *batch)
-
-    def score(self, model: nn.Module, part: Batch) -> Score:
-        """Mean cross-entropy and accuracy on a whole part."""
-        return classification.score(model, part)
