@@ -123,8 +123,8 @@ def test_real_images_are_standardised_and_split(task, data_folder):
 def test_a_perceptron_can_begin_as_torch_begins_one():
     """Two witnesses: the bounds of `nn.Linear`, met nearly at their ends, and biases that are not zero."""
     model = mlp((100, 400), Generator().manual_seed(0), he=False)
-    weight, bias = model[0].weight, model[0].bias
+    weight, bias = (one.detach() for one in model[0].parameters())
     bound = 100**-0.5
     assert 0.99 * bound < float(weight.abs().max()) <= bound and 0.9 * bound < float(bias.abs().max()) <= bound
-    he = mlp((100, 400), Generator().manual_seed(0))[0]
-    assert not he.bias.any() and float(he.weight.abs().max()) > 2 * bound
+    weight, bias = (one.detach() for one in mlp((100, 400), Generator().manual_seed(0)).parameters())
+    assert not bias.any() and float(weight.abs().max()) > 2 * bound
