@@ -24,6 +24,7 @@ REASONS = {
     "typer": "the command; its help text is tested",
     "scikit-learn": "the digits: accuracies depend on the split it makes",
     "matplotlib": "the picture at the end of a run",
+    "optuna": "the search for learning rates: which ones it tries depends on its version",
     "pytest": "configuration in [tool.pytest] needs 9",
     "pytest-xdist": "one test process per core",
     "hypothesis": "examples are derandomised, and so depend on its version",

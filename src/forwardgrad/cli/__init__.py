@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from forwardgrad.cli.compare import compare
 from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
 from forwardgrad.cli.methods import methods
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, demo, resume, replay, methods):
+for command in (train, compare, demo, resume, replay, methods):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
 

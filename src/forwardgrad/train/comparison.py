@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import torch
-
 from forwardgrad.train.config import RunConfig, build_config
-from forwardgrad.train.interrupt import stoppable
+from forwardgrad.train.interrupt import Stop, stoppable
 from forwardgrad.train.keeper import Keeper, clear
 from forwardgrad.train.loop import Progress, step_cost, train_run
 from forwardgrad.train.output import OutputFolder
-from forwardgrad.train.record import Entry, Record, Run
+from forwardgrad.train.record import Entry, Failure, Record, Run
+from forwardgrad.train.study.prepare import PARDONED, Preparation, failure_of
 from forwardgrad.train.tasks.task import Splits
+from forwardgrad.train.threads import threads
 
 RECORD_NAME, PICTURE_NAME = "record.json", "curves.png"
 
@@ -38,6 +37,12 @@ class Watcher(Protocol):
 
     def finished(self, row: int, run: Run) -> None:
         """Contender `row` finished one seed."""
+
+    def trying(self, row: int, trial: int, trials: int, now: Progress) -> None:
+        """Contender `row` is in its trial number `trial`, counted from 0."""
+
+    def failed(self, row: int, failure: Failure) -> None:
+        """Contender `row` will have no figure."""
 
 
 def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool = False) -> Record:
@@ -79,25 +84,51 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run under way has been saved.
     """
     output.sweep()
+    save = lambda: output.write(RECORD_NAME, record.to_json())
     with stoppable() as stop:
+        if record.study is not None:
+            Preparation(record, splits, save, watcher, stop).run()
         for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
-            config, kept = contender.config, {run.seed: run for run in entry.runs}
-            with threads(config.threads):
-                cost = entry.runs[0].cost if entry.runs else None
-                for index, seed in enumerate(config.seeds):
-                    if seed in kept:
-                        watcher.progress(row, index, _end(kept[seed]))
-                        continue
-                    keeper = Keeper.of(config, seed, row, output, stop)
-                    cost = cost or keeper.cost() or step_cost(config, splits)
-                    run = train_run(config, splits, seed, cost, partial(watcher.progress, row, index), keeper)
-                    entry.runs.append(run)
-                    output.write(RECORD_NAME, record.to_json())
-                    keeper.close()
-                    watcher.finished(row, run)
+            if entry.failure is not None:
+                continue
+            try:
+                _carry_on(row, contender.config, entry, splits, output, watcher, stop, save)
+            except PARDONED as error:
+                if record.study is None:
+                    raise
+                entry.failure = failure_of(error)
+                save()
+                watcher.failed(row, entry.failure)
     record.finished = True
-    output.write(RECORD_NAME, record.to_json())
+    save()
     return record
+
+
+def _carry_on(
+    row: int,
+    config: RunConfig,
+    entry: Entry,
+    splits: Splits,
+    output: OutputFolder,
+    watcher: Watcher,
+    stop: Stop,
+    save: Callable[[], object],
+) -> None:
+    kept = {run.seed: run for run in entry.runs}
+    with threads(config.threads):
+        for index, seed in enumerate(config.seeds):
+            if seed in kept:
+                watcher.progress(row, index, _end(kept[seed]))
+                continue
+            keeper = Keeper.of(config, seed, row, output, stop)
+            if entry.cost is None:
+                entry.cost = entry.runs[0].cost if entry.runs else keeper.cost() or step_cost(config, splits)
+                save()
+            run = train_run(config, splits, seed, entry.cost, partial(watcher.progress, row, index), keeper)
+            entry.runs.append(run)
+            save()
+            keeper.close()
+            watcher.finished(row, run)
 
 
 def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolder, watcher: Watcher) -> Record:
@@ -113,14 +144,3 @@ def _end(run: Run) -> Progress:
     """The end of a run that is already there."""
     last = run.curve[-1]
     return Progress(last.step, last.step, run.cost, last)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Torch works with so many threads inside the block; small nets wait for each other's threads, not for work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
