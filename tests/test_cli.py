@@ -38,10 +38,10 @@ def test_help_comes_without_what_is_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
-    assert all(name in shown for name in ("train", "demo", "methods", "Exit codes"))
+    assert all(name in shown for name in ("train", "compare", "demo", "methods", "Exit codes"))
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "methods"])
+@pytest.mark.parametrize("command", ["train", "compare", "demo", "resume", "replay", "methods"])
 def test_every_command_has_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output

@@ -12,6 +12,7 @@ The library never trains; this room does, and the command `forwardgrad` is its d
 | `keeper` | when a checkpoint is due; with `state`, `checkpoint`, `tree`, `interrupt` |
 | `replay` | weights from keys and slopes; with `replaylog`, `replaywriter`, `replayed` |
 | `comparison` | several methods, the same seeds, the same number of forward passes; `demo` is one of them |
+| `study/` | fair comparisons: equal budgets, tuned learning rates, rows with spread |
 | `depth` | memory of a step as a net gets deeper |
 | `record`, `output` | what a run leaves behind, written atomically |
 | `summary`, `report`, `picture`, `passports` | rows, tables and progress bars, the figure, what each method needs |

@@ -124,12 +124,12 @@ def read_config(source: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, or a key or value is unknown or wrong.
     """
-    return build_config({"method": "forward"} | read_tree(source, overrides))
+    return build_config(read_tree(source, overrides, {"method": "forward"}))
 
 
-def read_tree(source: Path | None, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """The plain values in a YAML file, with overrides on top, not validated yet; see `read_config`."""
-    tree = _read_yaml(source) if source is not None else {}
+def read_tree(source: Path | None, overrides: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values in a YAML file, with `overrides` on top and defaults `below`, not validated yet."""
+    tree = dict(below) | (_read_yaml(source) if source is not None else {})
     for key, value in overrides.items():
         _set(tree, key, value)
     return tree
@@ -169,7 +169,9 @@ def plain_value(key: str, text: str) -> object:
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise ConfigError("a setting needs a YAML value", f"`{text}`", "quote it", path=key) from error
+        raise ConfigError(
+            "a setting, such as one of --set, needs a YAML value", f"`{text}`", "quote it", path=key
+        ) from error
 
 
 def _read_yaml(source: Path) -> dict[str, Any]:

@@ -124,4 +124,4 @@ def read_study(source: Path | None, overrides: Mapping[str, Any]) -> StudyConfig
     Raises:
         ConfigError: the file cannot be read, or a key or value is unknown or wrong.
     """
-    return validated(read_tree(source, overrides), StudyConfig)
+    return validated(read_tree(source, overrides, {"task": "digits"}), StudyConfig)

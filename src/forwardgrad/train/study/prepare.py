@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
@@ -18,7 +18,7 @@ from forwardgrad.errors import (
 from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig, build_config, validated
 from forwardgrad.train.interrupt import Stop
-from forwardgrad.train.loop import Progress, step_cost
+from forwardgrad.train.loop import Progress, step_cost, step_seconds
 from forwardgrad.train.record import Entry, Failure, Record, Trial
 from forwardgrad.train.study.config import StudyConfig
 from forwardgrad.train.study.fit import DoesNotFitError, largest_batch
@@ -36,6 +36,8 @@ PARDONED = (
     RungError,
     UnsupportedError,
 )
+
+_ROUNDS = 2  # in which every method is timed once more
 
 
 class Listener(Protocol):
@@ -76,12 +78,11 @@ class Preparation:
         study = validated(self.record.study or {}, StudyConfig)
         with threads(study.threads):
             self._settle_budget()
-            for row, entry in enumerate(self.record.entries):
-                if entry.cost is None and entry.failure is None:
-                    self._guarded(row, entry, partial(self._measure, entry, study))
+            self._measure(study)
             for row, entry in enumerate(self.record.entries):
                 if entry.config["lr"] is None and entry.failure is None:
                     self._guarded(row, entry, partial(self._tune, row, entry, study))
+                    self.save()
 
     def _settle_budget(self) -> None:
         # Without a budget of its own a comparison gives everyone what backprop spends in the task's epochs.
@@ -93,14 +94,27 @@ class Preparation:
                 entry.config["forwards"] = forwards
             self.save()
 
-    def _measure(self, entry: Entry, study: StudyConfig) -> None:
+    def _measure(self, study: StudyConfig) -> None:
+        waiting = {row: entry for row, entry in enumerate(self.record.entries) if entry.cost is None}
+        for row, entry in waiting.items():
+            if entry.failure is None:
+                self._guarded(row, entry, partial(self._fit_and_measure, entry, study))
+        for _ in range(_ROUNDS if study.seconds is not None else 0):
+            # By turns: a machine that is busy for a moment is then slow for everyone.
+            for entry in waiting.values():
+                if entry.cost is not None and entry.cost.seconds is not None:
+                    self._check()
+                    again = step_seconds(build_config(entry.config), self.splits)
+                    entry.cost = replace(entry.cost, seconds=min(again, entry.cost.seconds))
+        self.save()
+
+    def _fit_and_measure(self, entry: Entry, study: StudyConfig) -> None:
         config = build_config(entry.config)
         if study.peak is not None:
             config = largest_batch(config, self.splits, study.peak, self._check)
             entry.config = config.model_dump(mode="json")
         self._check()
         entry.cost = step_cost(config, self.splits)
-        self.save()
 
     def _tune(self, row: int, entry: Entry, study: StudyConfig) -> None:
         config, cost, tuning = build_config(entry.config), entry.cost, study.tuning
@@ -112,7 +126,6 @@ class Preparation:
         if best is None:
             raise NonFiniteError(*_all_diverged(leader.trials))
         entry.config["lr"] = best.lr
-        self.save()
 
     def _leader(self, entry: Entry, config: RunConfig) -> Entry:
         """Whose trials count: exact methods have one gradient, so at the same batch the first of them tries for all."""
@@ -132,7 +145,6 @@ class Preparation:
             work()
         except PARDONED as error:
             entry.failure = failure_of(error)
-            self.save()
             self.listener.failed(row, entry.failure)
 
     def _hear(self, row: int, trial: int, trials: int, now: Progress) -> None:
