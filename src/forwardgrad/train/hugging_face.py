@@ -28,7 +28,7 @@ def model_and_batch(path: Path, shape: tuple[int, int], seed: int) -> tuple[nn.M
     try:
         import transformers
     except ImportError as error:
-        cure = "pip install forwardgrad[text]"
+        cure = "pip install forwardgrad[hf]"
         raise MissingExtraError("a Hugging Face folder needs transformers", "no such package", cure) from error
     folder = path.parent if path.is_file() else path
     try:
