@@ -7,6 +7,7 @@ import typer
 from forwardgrad.cli.compare import compare
 from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
+from forwardgrad.cli.doctor import doctor
 from forwardgrad.cli.methods import methods
 from forwardgrad.cli.replay import replay
 from forwardgrad.cli.resume import resume
@@ -21,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, compare, demo, resume, replay, methods):
+for command in (train, compare, demo, resume, replay, methods, doctor):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
 

@@ -25,7 +25,7 @@ _EXIT_CODES = ((DataError, 3), (OutputError, 4), (ConfigError, 2), (InputError, 
 STOPPED, INTERRUPTED = 5, 130
 CODES_HELP = (
     "Exit codes: 0 done, 2 wrong input, 3 data missing or a run folder broken, 4 output folder, 5 training stopped, "
-    "130 Ctrl-C or SIGTERM."
+    "6 the doctor found that forward mode does not work, 130 Ctrl-C or SIGTERM."
 )
 
 Out = Annotated[Path, typer.Option(help="Folder for the record and the picture.", show_default=True)]
