@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from forwardgrad.errors import UnsupportedError
 from forwardgrad.train import comparison
 from forwardgrad.train.comparison import carry_on
 from forwardgrad.train.config import build_config
 from forwardgrad.train.loop import step_cost, step_seconds
+from forwardgrad.train.methods import Control
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Cost, Record, read_record
 from forwardgrad.train.report import Silence
@@ -186,6 +188,16 @@ def test_a_method_that_diverges_is_a_row_and_does_not_end_the_others(tmp_path, m
     assert ("raise tuning.span" if trials else "lower the learning rate") in failed.failure.sentence
     assert record.finished and spsa.summary and all(row.summary for row in exact)
     assert "diverged" in shown(record, 80)
+
+
+def test_a_method_that_cannot_run_is_a_row_too(tmp_path, measured_once, monkeypatch):
+    def refuse(self, model):
+        raise UnsupportedError("control needs a rule for every operation", "none for this one", "write it")
+
+    monkeypatch.setattr(Control, "build", refuse)
+    *others, refused = standings(run(study(methods="control", seeds=[0], tuning={"trials": 1}), tmp_path))
+    assert refused.failure.short == "cannot run" and "write it" in refused.failure.sentence
+    assert all(row.summary for row in others)
 
 
 def test_under_a_peak_every_method_gets_the_batch_that_fits(tmp_path, measured_once, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from forwardgrad.train.comparison import RECORD_NAME
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.keeper import clear
 from forwardgrad.train.methods import AnyMethod, Backprop, Checkpointed
@@ -42,6 +43,6 @@ def begin_study(config: StudyConfig, output: OutputFolder, command: list[str] | 
         OutputError: the record cannot be saved.
     """
     record = Record(command or list(sys.argv), rows_of(config), study=config.model_dump(mode="json"))
-    output.write("record.json", record.to_json())
+    output.write(RECORD_NAME, record.to_json())
     clear(output)
     return record

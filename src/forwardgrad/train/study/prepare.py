@@ -118,7 +118,7 @@ class Preparation:
 
     def _tune(self, row: int, entry: Entry, study: StudyConfig) -> None:
         config, cost, tuning = build_config(entry.config), entry.cost, study.tuning
-        leader = self._leader(entry, config)
+        leader = self._leader(entry, config, tuning.trials)
         if leader is entry and cost is not None:
             hear = lambda now: self._hear(row, len(entry.trials), tuning.trials, now)
             search(config, self.splits, cost, tuning, entry.trials, hear, lambda trial: self.save())
@@ -127,18 +127,16 @@ class Preparation:
             raise NonFiniteError(*_all_diverged(leader.trials))
         entry.config["lr"] = best.lr
 
-    def _leader(self, entry: Entry, config: RunConfig) -> Entry:
+    def _leader(self, entry: Entry, config: RunConfig, trials: int) -> Entry:
         """Whose trials count: exact methods have one gradient, so at the same batch the first of them tries for all."""
-        if not config.method.exact:
-            return entry
         alike = (
             other
             for other in self.record.entries
-            if other.cost is not None
+            if len(other.trials) == trials
             and build_config(other.config).method.exact
             and other.config["task"] == entry.config["task"]
         )
-        return next(alike, entry)
+        return next(alike, entry) if config.method.exact else entry
 
     def _guarded(self, row: int, entry: Entry, work: Callable[[], None]) -> None:
         try:
