@@ -42,7 +42,7 @@ class Logged:
         seed: of the run.
     """
 
-    method: Rebuilding
+    method: Method
     writer: Writer
     config: dict[str, Any]
     seed: int
