@@ -202,17 +202,18 @@ def test_a_chunk_in_the_config_reaches_the_method():
 REAL = """
 import resource, sys, warnings
 from pathlib import Path
+import torch._dynamo  # which the first optimizer imports
 from forwardgrad.train.comparison import Contender, begin, carry_on
 from forwardgrad.train.config import build_config
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.report import Silence
 from forwardgrad.train.tasks.digits import Digits
 
-task = {"name": "digits", "hidden": [512], "batch_size": 1024}
-config = build_config({"task": task, "method": {"name": "forward", "num_tangents": 256}, "steps": 2, "evaluations": 1})
+task = {"name": "digits", "hidden": [512], "batch_size": 512}
+config = build_config({"task": task, "method": {"name": "forward", "num_tangents": 64}, "steps": 1, "evaluations": 1})
 splits = Digits().load()
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-room = used + 400 * 2**20
+room = used + 60 * 2**20
 resource.setrlimit(resource.RLIMIT_AS, (room, room))
 warnings.simplefilter("always")
 output = OutputFolder(Path(sys.argv[1])).probe()
@@ -223,8 +224,8 @@ print(run.chunk_size)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on address space is Linux's")
 def test_a_real_limit_on_memory_shrinks_the_chunk(tmp_path):
-    # All 256 tangents at once need more than 512 MiB for one layer's activations, and 400 are left.
+    # All 64 tangents at once need 64 MiB for one layer's activations, and 60 are left.
     done = subprocess.run([sys.executable, "-c", REAL, str(tmp_path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "ShortageWarning: Memory ran short" in done.stderr
-    assert 1 <= int(done.stdout) <= 128
+    assert 1 <= int(done.stdout) <= 32

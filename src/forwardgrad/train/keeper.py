@@ -69,7 +69,7 @@ class Keeper:
             method: what it built.
             model: what it trains.
         """
-        if not replayable(method, config, model):
+        if not replayable(method, model):
             return None
         folder = OutputFolder(self.checkpoints.output.path.parent / REPLAY).ready()
         identity = self.checkpoints.identity
