@@ -80,7 +80,7 @@ class Server:
             os.kill(self.pid, number)
 
     def wait(self) -> int:
-        assert self.ended.wait(60)
+        assert self.ended.wait(300)  # against a hang alone
         return self.returncode
 
     def reached(self, folder: Path, step: int) -> bool:
@@ -97,8 +97,10 @@ class Server:
 def server(tmp_path_factory):
     server = Server(tmp_path_factory.mktemp("server") / "stderr")
     yield server
+    server.kill(signal.SIGKILL) if not server.ended.is_set() else None
     server.process.stdin.close()
-    server.process.wait(10)
+    server.process.kill()
+    server.process.wait()
     server.process.stdout.close()
 
 
