@@ -19,6 +19,7 @@ REASONS = {
     "pydantic": "run configurations",
     "pyyaml": "run configurations on disk",
     "types-pyyaml": "stubs of pyyaml",
+    "filelock": "one process at a time in a run folder",
     "rich": "tables and progress bars; their layout is tested",
     "safetensors": "checkpoints: files must stay readable",
     "typer": "the command; its help text is tested",

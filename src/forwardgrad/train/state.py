@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from forwardgrad.estimate import Method
 from forwardgrad.train.batches import Batches
 from forwardgrad.train.descent import Descent
+from forwardgrad.train.methods import AnyMethod, in_chunks
+from forwardgrad.train.randomness import random_state, set_random_state
 from forwardgrad.train.record import Cost, Point
 
 
@@ -20,7 +22,7 @@ class Moving:
 
     Args:
         model: its weights and buffers.
-        method: what it has learned, where it learns.
+        choice: the method's settings; where memory was short, with fewer tangents at once than the config has.
         descent: the optimizer's state.
         order: the place in the data.
         cost: of one step.
@@ -35,7 +37,7 @@ class Moving:
     """
 
     model: nn.Module
-    method: Method
+    choice: AnyMethod
     descent: Descent
     order: Batches
     cost: Cost
@@ -48,6 +50,21 @@ class Moving:
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.method: Method = self.choice.build(self.model)
+
+    @property
+    def chunk_size(self) -> int | None:
+        """Tangents pushed at once; None for all of them."""
+        return getattr(self.choice, "chunk_size", None)
+
+    def use(self, choice: AnyMethod) -> None:
+        """Goes on with other settings of the method; what it has learned stays."""
+        learned = self._learned()
+        self.choice, self.method = choice, choice.build(self.model)
+        if isinstance(self.method, nn.Module):
+            self.method.load_state_dict(learned)
+
     def add(self, point: Point) -> None:
         """Appends a point to the curve, and remembers the weights if none before ranks as high."""
         if not self.curve or point.rank > max(past.rank for past in self.curve):
@@ -57,15 +74,15 @@ class Moving:
         self.total, self.since = torch.zeros(()), 0
 
     def tree(self) -> dict[str, Any]:
-        """All of it, with torch's random state: plain values and tensors, still shared with the run."""
-        learned = self.method.state_dict() if isinstance(self.method, nn.Module) else {}
+        """All of it, with every random state: plain values and tensors, still shared with the run."""
         return {
             "model": self.model.state_dict(),
             "best": self.best,
-            "method": learned,
+            "method": self._learned(),
+            "chunk_size": self.chunk_size,
             "optimizer": self.descent.state_dict(),
             "order": self.order.state_dict(),
-            "random": torch.get_rng_state(),
+            "random": random_state(),
             "total": self.total,
             "cost": asdict(self.cost),
             "curve": [asdict(point) for point in self.curve],
@@ -73,19 +90,24 @@ class Moving:
         }
 
     def restore(self, tree: dict[str, Any]) -> None:
-        """Goes on from what `tree` gave, torch's random state included."""
+        """Goes on from what `tree` gave, random states included."""
         self.model.load_state_dict(tree["model"])
         self.best = tree["best"]
+        if tree["chunk_size"] != self.chunk_size:
+            self.use(in_chunks(self.choice, tree["chunk_size"]))
         if isinstance(self.method, nn.Module):
             self.method.load_state_dict(tree["method"])
         self.descent.load_state_dict(tree["optimizer"])
         self.order.load_state_dict(tree["order"])
-        torch.set_rng_state(tree["random"])
+        set_random_state(tree["random"])
         self.total = tree["total"]
         self.cost = Cost(**tree["cost"])
         self.curve = [Point(**point) for point in tree["curve"]]
         for name in _COUNTS:
             setattr(self, name, tree[name])
+
+    def _learned(self) -> dict[str, Any]:
+        return self.method.state_dict() if isinstance(self.method, nn.Module) else {}
 
 
 _COUNTS = ("steps", "step", "seconds", "since", "best_step")
