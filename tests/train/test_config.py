@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import get_args
 
@@ -119,3 +120,19 @@ def test_an_override_below_a_plain_value_is_refused():
         read_config(None, {"lr.deep": 3})
     with pytest.raises(ConfigError, match="keys below it"):
         read_config(None, {"lr": 0.5, "lr.deep": 3})
+
+
+def test_the_three_schedules():
+    def rates(**settings: object) -> list[float]:
+        config = build_config({"method": "backprop", "lr": 2.0, **settings})
+        return [config.rate_at(step, 4) for step in range(3)]
+
+    assert rates() == [2.0, 1.5, 1.0]
+    assert rates(schedule="constant") == [2.0, 2.0, 2.0]
+    assert rates(schedule="exponential", decay=0.5) == pytest.approx([2.0, 2 * math.exp(-0.5), 2 * math.exp(-1)])
+
+
+@pytest.mark.parametrize("settings", [{"schedule": "exponential"}, {"decay": 0.1}])
+def test_a_decay_belongs_to_the_exponential_schedule(settings):
+    with pytest.raises(ConfigError, match="exponential schedule needs a decay"):
+        build_config({"method": "backprop", **settings})

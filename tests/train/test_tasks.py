@@ -118,3 +118,13 @@ def test_real_images_are_standardised_and_split(task, data_folder):
     assert x.shape == (60_000, 784)
     assert abs(float(x.mean())) < 1e-3 and abs(float(x.std()) - 1) < 1e-3
     assert splits.test[1].bincount().sum() == 10_000
+
+
+def test_a_perceptron_can_begin_as_torch_begins_one():
+    """Two witnesses: the bounds of `nn.Linear`, met nearly at their ends, and biases that are not zero."""
+    model = mlp((100, 400), Generator().manual_seed(0), he=False)
+    weight, bias = (one.detach() for one in model[0].parameters())
+    bound = 100**-0.5
+    assert 0.99 * bound < float(weight.abs().max()) <= bound and 0.9 * bound < float(bias.abs().max()) <= bound
+    weight, bias = (one.detach() for one in mlp((100, 400), Generator().manual_seed(0)).parameters())
+    assert not bias.any() and float(weight.abs().max()) > 2 * bound

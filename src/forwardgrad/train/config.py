@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -42,7 +43,8 @@ class RunConfig(Strict):
         lr: learning rate at the start, falling linearly to zero unless `schedule` says otherwise; where unset, the one
             that the task names for the method.
         momentum: of SGD.
-        schedule: "linear" or "constant".
+        schedule: "linear" to zero, "constant", or "exponential", lr exp(-decay step).
+        decay: per step, of the exponential schedule alone.
         steps: budget in optimizer steps,
         epochs: or in passes over the training part (the task's own where no budget is set),
         forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared.
@@ -56,7 +58,8 @@ class RunConfig(Strict):
     method: MethodChoice
     lr: PositiveFloat | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    schedule: Literal["linear", "constant"] = "linear"
+    schedule: Literal["linear", "constant", "exponential"] = "linear"
+    decay: PositiveFloat | None = None
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     forwards: PositiveFloat | None = None
@@ -70,6 +73,10 @@ class RunConfig(Strict):
         given = [name for name in _BUDGETS if getattr(self, name) is not None]
         if len(given) > 1:
             raise ConfigError("a budget needs one unit", " and ".join(given), "drop all but one")
+        if (self.schedule == "exponential") != (self.decay is not None):
+            found = f"schedule {self.schedule} with decay {self.decay}"
+            cure = "set `schedule: exponential` and `decay: 1e-4`, or neither"
+            raise ConfigError("the exponential schedule needs a decay, and no other has one", found, cure, path="decay")
         if len(set(self.seeds)) < len(self.seeds):
             found = ", ".join(map(str, self.seeds))
             raise ConfigError("a spread needs different seeds", found, "name each seed once", path="seeds")
@@ -87,7 +94,13 @@ class RunConfig(Strict):
             step: counted from 0.
             steps: of the whole run.
         """
-        return self.learning_rate * (1.0 if self.schedule == "constant" else 1 - step / steps)
+        match self.schedule:
+            case "constant":
+                return self.learning_rate
+            case "exponential":
+                return self.learning_rate * math.exp(-(self.decay or 0.0) * step)
+            case "linear":
+                return self.learning_rate * (1 - step / steps)
 
     def resolved(self) -> RunConfig:
         """The same run with nothing left to a default of the task."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor, nn
@@ -36,29 +36,39 @@ class Classification(Strict):
 
 
 class Perceptron(Classification):
-    """Classification by a perceptron from `features` over the hidden units to ten classes."""
+    """Classification by a perceptron from `features` over the hidden units to ten classes.
+
+    `start` says how its weights are drawn: "he" is He-uniform with zero biases, "torch" is what `nn.Linear` does.
+    """
 
     features: ClassVar[int]
     hidden: tuple[PositiveInt, ...]
+    start: Literal["he", "torch"] = "he"
     batch_size: PositiveInt
 
     def build(self, generator: Generator) -> nn.Module:
         """The perceptron, fresh."""
-        return mlp((self.features, *self.hidden, _CLASSES), generator)
+        return mlp((self.features, *self.hidden, _CLASSES), generator, he=self.start == "he")
 
 
-def mlp(sizes: Sequence[int], generator: Generator) -> nn.Sequential:
-    """A ReLU perceptron with He-uniform weights and zero biases.
+def mlp(sizes: Sequence[int], generator: Generator, *, he: bool = True) -> nn.Sequential:
+    """A ReLU perceptron.
 
     Args:
         sizes: features of the input, of each hidden layer and of the output.
         generator: source of the weights.
+        he: He-uniform weights and zero biases; else both uniform on +-1/sqrt(fan_in), as `nn.Linear` draws them.
     """
     layers: list[nn.Module] = []
     for fan_in, fan_out in pairwise(sizes):
         linear = skip_init(nn.Linear, fan_in, fan_out)  # its own init would draw from torch's default generator
-        nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
-        nn.init.zeros_(linear.bias)
+        if he:
+            nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(linear.bias)
+        else:
+            bound = fan_in**-0.5
+            for parameter in linear.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
         layers += [linear, nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

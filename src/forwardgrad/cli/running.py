@@ -1,0 +1,97 @@
+"""What the commands that train share: load, train, draw, print."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+from forwardgrad.cli.shared import INTERRUPTED
+from forwardgrad.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from forwardgrad.train.comparison import Contender
+    from forwardgrad.train.output import OutputFolder
+    from forwardgrad.train.record import Record
+    from forwardgrad.train.tasks.task import Splits
+
+
+def painter() -> Callable[[Record], bytes]:
+    """What draws the picture; MissingExtraError where matplotlib is not there."""
+    try:
+        from forwardgrad.train.picture import draw
+    except ImportError as error:
+        raise MissingExtraError(
+            "the picture needs matplotlib", "no such package", "pip install forwardgrad[train]"
+        ) from error
+    return draw
+
+
+def train_and_show(contenders: list[Contender], out: Path, as_json: bool, quiet: bool, *, deeper: bool = False) -> None:
+    """Trains every contender from the beginning, and shows what came of it.
+
+    Args:
+        contenders: rows; all of one task.
+        out: folder of the record and the picture.
+        as_json: print the record alone.
+        quiet: no progress bars.
+        deeper: measure memory on deeper nets in the end.
+    """
+    from forwardgrad.train.comparison import begin
+    from forwardgrad.train.output import OutputFolder
+
+    # Whatever may be missing is missed before training, not after it.
+    draw = painter()
+    splits = contenders[0].config.task.load()
+    output = OutputFolder(out).probe()
+    finish(begin(contenders, output, depths=deeper), splits, output, draw, as_json, quiet)
+
+
+def finish(
+    record: Record,
+    splits: Splits,
+    output: OutputFolder,
+    draw: Callable[[Record], bytes],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Does what a record still lacks, and shows what came of it.
+
+    Args:
+        record: begun, or read from a folder.
+        splits: the task's data.
+        output: the record's folder.
+        draw: from `painter`.
+        as_json: print the record alone.
+        quiet: no progress bars.
+    """
+    from forwardgrad.train.comparison import PICTURE_NAME, RECORD_NAME, carry_on, contenders_of
+    from forwardgrad.train.depth import add_depths
+    from forwardgrad.train.report import Bars, Silence, results_table
+
+    gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
+    contenders = contenders_of(record)
+    console = Console(stderr=as_json)
+    try:
+        if as_json or quiet:
+            carry_on(record, splits, output, Silence())
+        else:
+            with Bars(console, contenders) as bars:
+                carry_on(record, splits, output, bars)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if record.depths and not all(entry.deeper for entry in record.entries):
+        add_depths(record, contenders)
+        output.write(RECORD_NAME, record.to_json())
+    picture = output.write(PICTURE_NAME, draw(record))
+    if as_json:
+        sys.stdout.buffer.write(record.to_json())
+        return
+    console.print(results_table(record))
+    console.print(f"Record  {output.path / RECORD_NAME}\nPicture {picture}", highlight=False, soft_wrap=True)

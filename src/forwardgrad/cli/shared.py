@@ -1,0 +1,53 @@
+"""What every command shares: options, exit codes, and errors as one sentence."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, ParamSpec, TypeVar
+
+import typer
+
+from forwardgrad.errors import (
+    ConfigError,
+    DataError,
+    ForwardGradError,
+    InputError,
+    MissingExtraError,
+    OutputError,
+)
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_EXIT_CODES = ((DataError, 3), (OutputError, 4), (ConfigError, 2), (InputError, 2), (MissingExtraError, 2))
+STOPPED, INTERRUPTED = 5, 130
+CODES_HELP = (
+    "Exit codes: 0 done, 2 wrong input, 3 data missing or a run folder broken, 4 output folder, 5 training stopped, "
+    "6 the doctor found that forward mode does not work, 130 Ctrl-C or SIGTERM."
+)
+
+Out = Annotated[Path, typer.Option(help="Folder for the record and the picture.", show_default=True)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")]
+RunFolder = Annotated[Path, typer.Argument(help="The folder that --out named.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def plainly(command: Callable[P, R]) -> Callable[P, R]:
+    """Errors become one sentence on stderr and an exit code; no traceback is shown for them."""
+
+    @functools.wraps(command)
+    def guarded(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            typer.echo("Interrupted; runs that had finished are saved.", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+        except ForwardGradError as error:
+            typer.secho(f"{type(error).__name__}: ", fg="red", bold=True, nl=False, err=True)
+            typer.echo(str(error), err=True)
+            code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), STOPPED)
+            raise typer.Exit(code) from error
+
+    return guarded
