@@ -112,21 +112,22 @@ class Files:
         size = sum(path.stat().st_size for path in paths if path.is_file())
         return Found(self._needs, str(folder), not missing, missing, size)
 
-    def find(self, task: str) -> Path:
+    def find(self, task: str, cure: str = "") -> Path:
         """The folder; DataError names the files and where they belong.
 
         Args:
             task: name for the message.
+            cure: what else would help; empty for nothing.
         """
         found = self.look()
         if found.present:
             return Path(found.place)
         needs = f"task `{task}` needs {found.needs}"
         if not os.environ.get(DATA_VARIABLE):
-            cure = f"put them into a folder `{self.folder}` and set {DATA_VARIABLE} to its parent"
+            cure = cure or f"put them into a folder `{self.folder}` and set {DATA_VARIABLE} to its parent"
             raise DataError(needs, f"the environment variable {DATA_VARIABLE} unset", cure)
         what = f"no {', '.join(found.missing)}" if Path(found.place).is_dir() else "no such folder"
-        cure = f"put them there, or point {DATA_VARIABLE} at the folder that holds `{self.folder}`"
+        cure = cure or f"put them there, or point {DATA_VARIABLE} at the folder that holds `{self.folder}`"
         raise DataError(needs, what, cure, path=found.place)
 
     @property
