@@ -15,7 +15,7 @@ import numpy as np
 from forwardgrad.errors import DataError
 from forwardgrad.train.tasks.sources import Package
 
-PACKAGE = Package("pyarrow", "images", "Apache-2.0")
+PACKAGE = Package("pyarrow", "images", "package Apache-2.0")
 SIDE, CLASSES = 32, 10
 _NEEDS, _CURE = "reading pictures needs whole files of 32x32 colour pictures and their labels", "fetch the file again"
 
