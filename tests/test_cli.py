@@ -118,7 +118,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words)
 def test_missing_data_is_exit_code_3(tmp_path):
     files = {
         "mnist": "mnist/train-images-idx3-ubyte.gz", "tinyshakespeare": "lm/tinyshakespeare/input.txt.gz",
-        "cifar10": "cifar10/train_lossless_0000-3999.npz", "fsdd": "audio/fsdd/fsdd_int16.npz",
+        "cifar10": "cifar10/test_jpeg.parquet", "fsdd": "audio/fsdd/fsdd_int16.npz",
     }  # fmt: skip
     for task, file in files.items():
         result = invoke("train", "--task", task, "--out", tmp_path, FORWARDGRAD_DATA=str(tmp_path))

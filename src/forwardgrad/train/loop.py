@@ -20,6 +20,7 @@ from forwardgrad.train.batches import batches
 from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.descent import Descent
+from forwardgrad.train.frozen import load_moving, moving_tensors
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.keeper import Keeper
 from forwardgrad.train.methods import halved
@@ -159,7 +160,7 @@ class _Training:
                 self._look(marks, saves, stop, observe)
                 started = perf_counter()
         weights = checksum(now.model)
-        now.model.load_state_dict(now.best)
+        load_moving(now.model, now.best)
         test = self.config.task.score(now.model, self.splits.test)
         curve, size = tuple(now.curve), now.chunk_size
         return Run(self.seed, now.cost, curve, now.best_step, test.loss, test.accuracy, weights, size)
@@ -223,7 +224,7 @@ class _Training:
         return Progress(now.step, now.steps, now.cost, now.curve[-1])
 
     def _save(self, keeper: Keeper) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in self.moving.model.state_dict().values()):
+        if not all(bool(tensor.isfinite().all()) for tensor in moving_tensors(self.moving.model).values()):
             raise self._stopped("weights that are not")  # the checkpoint before is the better one
         if self.logged:
             self.logged.writer.sync()
