@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from forwardgrad.cli.running import study_and_show
-from forwardgrad.cli.shared import AsJson, Out, Quiet, plainly
+from forwardgrad.cli.shared import AsJson, Out, Overwrite, Quiet, plainly
 
 
 @plainly
@@ -27,6 +27,7 @@ def compare(
     trials: Annotated[int | None, typer.Option(help="Learning rates tried per method; else 12.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any config key: KEY=VALUE.")] = None,
     out: Out = Path("runs/compare"),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -50,4 +51,5 @@ def compare(
         "seeds": seeds or None, "tuning.trials": trials,
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
-    study_and_show(read_study(config, overrides | parse_settings(settings or [])), out, as_json, quiet)
+    study = read_study(config, overrides | parse_settings(settings or []))
+    study_and_show(study, out, as_json, quiet, overwrite=overwrite)

@@ -97,6 +97,7 @@ class Run:
         test_loss: of those weights.
         test_accuracy: of those weights; None where the task has no accuracy.
         weights: checksum of the final weights, to compare two runs bit for bit.
+        chunk_size: tangents pushed at once in the last step; None for all, or where none are pushed.
     """
 
     seed: int
@@ -106,6 +107,7 @@ class Run:
     test_loss: float
     test_accuracy: float | None
     weights: str
+    chunk_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,7 @@ class Record:
         finished: whether all runs are there.
         depths: whether `deeper` is to be filled in after them.
         study: the config of a comparison with tuning; None for runs whose settings are given.
+        data: checksum of the splits that the runs meet; empty until the first of them begins.
         created: when, in UTC.
         versions: of Python, the platform and the packages that decide a result.
         format: of this document.
@@ -160,6 +163,7 @@ class Record:
     finished: bool = False
     depths: bool = False
     study: dict[str, Any] | None = None
+    data: str = ""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())
     format: str = FORMAT

@@ -11,6 +11,7 @@ from forwardgrad.errors import (
     ForwardGradError,
     LostTangentError,
     NonFiniteError,
+    OutOfMemoryError,
     ParameterChangedError,
     RungError,
     UnsupportedError,
@@ -20,6 +21,7 @@ from forwardgrad.train.config import RunConfig, build_config, validated
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.loop import Progress, step_cost, step_seconds
 from forwardgrad.train.record import Entry, Failure, Record, Trial
+from forwardgrad.train.shortage import is_shortage, no_memory
 from forwardgrad.train.study.config import StudyConfig
 from forwardgrad.train.study.fit import DoesNotFitError, largest_batch
 from forwardgrad.train.study.rates import best_of
@@ -32,6 +34,7 @@ PARDONED = (
     DoesNotFitError,
     LostTangentError,
     NonFiniteError,
+    OutOfMemoryError,
     ParameterChangedError,
     RungError,
     UnsupportedError,
@@ -144,6 +147,11 @@ class Preparation:
         except PARDONED as error:
             entry.failure = failure_of(error)
             self.listener.failed(row, entry.failure)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            entry.failure = failure_of(no_memory(build_config(entry.config).method, "none left", ""))
+            self.listener.failed(row, entry.failure)
 
     def _hear(self, row: int, trial: int, trials: int, now: Progress) -> None:
         self._check()
@@ -161,6 +169,8 @@ def failure_of(error: ForwardGradError) -> Failure:
             short = "does not fit"
         case NonFiniteError():
             short = "diverged"
+        case OutOfMemoryError():
+            short = "out of memory"
         case _:
             short = "cannot run"
     return Failure(short, str(error))
