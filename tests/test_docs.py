@@ -12,17 +12,10 @@ from filelock import FileLock
 
 import forwardgrad as fg
 from forwardgrad import methods
-from forwardgrad.train.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted(
-    [
-        ROOT / "README.md",
-        ROOT / "CONTRIBUTING.md",
-        *(ROOT / "docs").glob("*.md"),
-        *(ROOT / "docs" / "tasks").glob("*.md"),
-    ]
-)
+DOCS = ROOT / "docs"
+PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md"), *(DOCS / "tasks").glob("*.md")])
 # A block marked python, or an HTML comment that begins with "python": the set-up that readers need not see.
 PYTHON = re.compile(r"^```python\n(.*?)^```|^<!-- python\n(.*?)^-->", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)#\s]+)(?:#[^)]*)?\)")
@@ -36,7 +29,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html"]
     with FileLock(f"{folder}.lock"):
         if not (folder / "objects.inv").exists():
-            paths = [str(ROOT / "docs"), str(folder)]
+            paths = [str(DOCS), str(folder)]
             done = subprocess.run([*command, *paths], capture_output=True, text=True, check=False)
             if done.returncode:
                 (folder / "objects.inv").unlink(missing_ok=True)  # the next test fails too, for the same reason

@@ -3,7 +3,7 @@ A stock transformer, by LoRA, forwards only
 ===========================================
 
 A BERT of the transformers library, made small here, with low-rank adapters by peft: neither knows of this library. It
-learns to tell two kinds of sentences by their words, half of which the kinds share. Needs ``pip install "forwardgrad[hf]"``.
+learns to tell two kinds of sentences by their words, some of which the kinds share. It needs the extra ``hf``.
 """
 
 import matplotlib.pyplot as plt
