@@ -28,6 +28,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 exclude_patterns = ["_build", "generated/*", "tasks/generated/*"]  # what pages include
+smartquotes_action = "qe"  # quotes and ellipses; two hyphens begin an option
 nitpicky = False  # types of torch would be looked up on the network
 
 html_theme = "furo"

@@ -19,6 +19,7 @@ from forwardgrad.train.summary import summarise
 from forwardgrad.train.tasks import TASKS
 
 STUDIES = Path(__file__).resolve().parent.parent / "bench" / "results" / "studies"
+UNBROKEN = "\N{NO-BREAK SPACE}"  # a number and its unit stay on one line
 EXACT_FOR_LESS = "checkpointed"  # the rival that stands in every comparison
 
 
@@ -101,15 +102,16 @@ def study(path: Path, record: Record, generated: Path) -> str:
     for row, entry in zip(rows, record.entries, strict=True):
         result = f"**{row.result}**" if row.merit == best else row.result
         method = entry.config["method"]
-        cells = [
-            row.label, str(method.get("num_tangents", "")), f"{entry.config['lr']:g}", result,
+        numbers = [
+            str(method.get("num_tangents", "")), f"{entry.config['lr']:g}", result,
             f"{row.forwards_per_step:.2f}", f"{row.forwards:,.0f}", f"{row.seconds:,.1f} s",
             kibibytes(row.peak_bytes), kibibytes(row.tape_bytes),
         ]  # fmt: skip
+        cells = [row.label, *(number.replace(" ", UNBROKEN) for number in numbers)]
         table.append(f"| {' | '.join(cells)} |")
     picture = generated / f"{path.stem}.png"
     if not picture.exists() or picture.stat().st_mtime < path.stat().st_mtime:
-        _write(picture, draw(record))
+        picture.write_bytes(draw(record))
     seeds = len(record.entries[0].config["seeds"])
     alt = f"Curves and memory of every method on {record.entries[0].config['task']['name']}"
     return "\n\n".join(
@@ -129,7 +131,8 @@ def provenance(path: Path, record: Record) -> str:
     """The config that all rows share, seeds, versions, and the command."""
     shared = _shared(record.entries)
     versions = ", ".join(f"{name} {value}" for name, value in record.versions.items() if value != "not installed")
-    command = " ".join([Path(record.command[0]).name, *record.command[1:]])
+    # Of a path the last part says enough: the rest is of one machine.
+    command = " ".join(Path(part).name if part.startswith("/") else part for part in record.command)
     config = ", ".join(f"{key} {_plain(value)}" for key, value in shared.items() if value is not None)
     return f"Record `bench/results/studies/{path.name}`: {config}. {versions}; {record.created}; `{command}`."
 

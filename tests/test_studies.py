@@ -52,7 +52,7 @@ def test_a_record_becomes_a_table_on_the_page_of_its_task(studies: ModuleType, p
     text = (generated / "digits.md").read_text()
     accuracies = [run["test_accuracy"] for run in entries("spsa")[0]["runs"]]
     (row,) = [line for line in text.splitlines() if line.startswith("| SPSA |")]
-    assert f"{100 * sum(accuracies) / len(accuracies):.1f} ±" in row
+    assert f"{100 * sum(accuracies) / len(accuracies):.1f}\N{NO-BREAK SPACE}±" in row
     assert "| checkpointed backprop |" in text
     assert "seeds 0/1/2" in text and "torch 2" in text
     assert (generated / "one.png").read_bytes().startswith(b"\x89PNG")

@@ -59,7 +59,7 @@ for ax, (task, start, lr, x_limits, y_limits, least) in zip(axes, problems, stri
     x, y = torch.meshgrid(torch.linspace(*x_limits, 300), torch.linspace(*y_limits, 300), indexing="xy")
     values = torch.vmap(task.value)(torch.stack([x, y], -1).flatten(0, 1)).view(300, 300)
     levels = torch.logspace(-2, 2.5, 10).tolist()
-    ax.contourf(x, y, values.log10(), levels=24, cmap="Greys", alpha=0.35)
+    ax.contourf(x, y, values.log10(), levels=24, cmap="Greys", vmin=-3, vmax=8)
     ax.contour(x, y, values, levels=levels, colors="white", linewidths=0.8)
     for name, (method, seeds, colour) in ways.items():
         for seed in seeds:

@@ -26,11 +26,11 @@ scratch = tempfile.TemporaryDirectory()
 folder = Path(scratch.name)
 
 # %%
-# A process trains the digits from the command line, and saves a checkpoint every 200 steps. As soon as the second one
+# A process trains the digits from the command line, and saves a checkpoint every 100 steps. As soon as the second one
 # is there the process gets a SIGKILL, which no program can catch.
 
 command = [sys.executable, "-m", "forwardgrad", "train", "--quiet", "--out", str(folder / "killed")]
-command += ["-k", "4", "--lr", "10", "--steps", "1200", "--set", "checkpoints.every=200"]
+command += ["-k", "4", "--lr", "10", "--steps", "600", "--set", "checkpoints.every=100"]
 process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
 while len(list(folder.glob("killed/checkpoints/*.safetensors"))) < 2 and process.poll() is None:
     time.sleep(0.01)
@@ -66,15 +66,15 @@ print(f"SHA-256 of the weights, three times: {again.weights[:16]}...")
 
 sizes = {
     "one checkpoint": max(path.stat().st_size for path in folder.glob("killed/checkpoints/*.safetensors")),
-    "replay log of all 1,200 steps": log.stat().st_size,
+    "replay log of all 600 steps": log.stat().st_size,
 }
-assert sizes["replay log of all 1,200 steps"] < sizes["one checkpoint"]
+assert sizes["replay log of all 600 steps"] < sizes["one checkpoint"]
 scratch.cleanup()
 
 # %%
 # The two curves coincide. The dashed line is the checkpoint from which the killed run went on.
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.9), width_ratios=(1.6, 1))
+fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.9), width_ratios=(1.8, 1))
 for run, colour, width, label in ((whole, "#56B4E9", 8, "never killed"), (resumed, "#0072B2", 2, "killed and resumed")):
     left.plot([p.step for p in run.curve], [p.validation_loss for p in run.curve], color=colour, lw=width, label=label)
 left.axvline(killed_at, color="#D55E00", ls="--", lw=1.5)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -52,7 +53,8 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
         OutputError: the record cannot be saved.
     """
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
-    record = Record(command=list(sys.argv), entries=entries, depths=depths)
+    program, *arguments = sys.argv
+    record = Record(command=[Path(program).name, *arguments], entries=entries, depths=depths)
     output.write(RECORD_NAME, record.to_json())
     clear(output)
     return record
