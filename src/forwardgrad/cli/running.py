@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
+import warnings
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,17 +24,21 @@ if TYPE_CHECKING:
 
 
 def painter() -> Callable[[Record], bytes]:
-    """What draws the picture; MissingExtraError where matplotlib is not there."""
-    try:
-        from forwardgrad.train.picture import draw
-    except ImportError as error:
-        raise MissingExtraError(
-            "the picture needs matplotlib", "no such package", "pip install forwardgrad[train]"
-        ) from error
+    """What draws the picture, and imports matplotlib only then; MissingExtraError where that is not there."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("the picture needs matplotlib", "no such package", "pip install forwardgrad[train]")
+
+    def draw(record: Record) -> bytes:
+        from forwardgrad.train.picture import draw as paint
+
+        return paint(record)
+
     return draw
 
 
-def train_and_show(contenders: list[Contender], out: Path, as_json: bool, quiet: bool, *, deeper: bool = False) -> None:
+def train_and_show(
+    contenders: list[Contender], out: Path, as_json: bool, quiet: bool, *, overwrite: bool, demo: bool = False
+) -> None:
     """Trains every contender from the beginning, and shows what came of it.
 
     Args:
@@ -40,16 +46,22 @@ def train_and_show(contenders: list[Contender], out: Path, as_json: bool, quiet:
         out: folder of the record and the picture.
         as_json: print the record alone.
         quiet: no progress bars.
-        deeper: measure memory on deeper nets in the end.
+        overwrite: replace what an earlier command left in the folder.
+        demo: measure memory on deeper nets in the end, and replace a finished demo without being told to.
     """
     from forwardgrad.train.comparison import begin
+    from forwardgrad.train.lock import held
     from forwardgrad.train.output import OutputFolder
+    from forwardgrad.train.vacancy import check_vacant
 
     # Whatever may be missing is missed before training, not after it.
     draw = painter()
     splits = contenders[0].config.task.load()
     output = OutputFolder(out).probe()
-    finish(begin(contenders, output, depths=deeper), splits, output, draw, as_json, quiet)
+    with held(output):
+        if not overwrite:
+            check_vacant(output, contenders, again=demo)
+        finish(begin(contenders, output, depths=demo), splits, output, draw, as_json, quiet)
 
 
 def finish(
@@ -78,11 +90,13 @@ def finish(
     contenders = contenders_of(record)
     console = Console(stderr=as_json)
     try:
-        if as_json or quiet:
-            carry_on(record, splits, output, Silence())
-        else:
-            with Bars(console, contenders) as bars:
-                carry_on(record, splits, output, bars)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: typer.echo(str(message), err=True)
+            if as_json or quiet:
+                carry_on(record, splits, output, Silence())
+            else:
+                with Bars(console, contenders) as bars:
+                    carry_on(record, splits, output, bars)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,13 +13,18 @@ from typing import Protocol
 
 import torch
 
+from forwardgrad.errors import CheckpointError
 from forwardgrad.train.config import RunConfig, build_config
 from forwardgrad.train.interrupt import stoppable
 from forwardgrad.train.keeper import Keeper, clear
+from forwardgrad.train.lock import held
 from forwardgrad.train.loop import Progress, step_cost, train_run
+from forwardgrad.train.methods import halved
 from forwardgrad.train.output import OutputFolder
-from forwardgrad.train.record import Entry, Record, Run
+from forwardgrad.train.record import Cost, Entry, Record, Run
+from forwardgrad.train.shortage import ShortageWarning, give_back, is_shortage, no_memory, shrinking
 from forwardgrad.train.tasks.task import Splits
+from forwardgrad.train.tensorbytes import fingerprint
 
 RECORD_NAME, PICTURE_NAME = "record.json", "curves.png"
 
@@ -50,13 +56,14 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
         depths: whether memory on deeper nets is to be measured in the end.
 
     Raises:
-        OutputError: the record cannot be saved.
+        OutputError: the record cannot be saved, or another process is at work in the folder.
     """
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
     program, *arguments = sys.argv
     record = Record(command=[Path(program).name, *arguments], entries=entries, depths=depths)
-    output.write(RECORD_NAME, record.to_json())
-    clear(output)
+    with held(output):
+        output.write(RECORD_NAME, record.to_json())
+        clear(output)
     return record
 
 
@@ -76,12 +83,14 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
 
     Raises:
         NonFiniteError: a contender's loss is no longer finite.
-        OutputError: the record or a checkpoint cannot be saved.
-        CheckpointError: a run has checkpoints, and none of them is good.
+        OutOfMemoryError: no memory is left for a step, however few tangents are pushed at once.
+        OutputError: the record or a checkpoint cannot be saved, or another process is at work in the folder.
+        CheckpointError: a run has checkpoints, and none of them is good; or the record was begun with other data.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run under way has been saved.
     """
-    output.sweep()
-    with stoppable() as stop:
+    with held(output), stoppable() as stop:
+        output.sweep()
+        _same_data(record, splits, output)
         for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
             config, kept = contender.config, {run.seed: run for run in entry.runs}
             with threads(config.threads):
@@ -91,7 +100,13 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
                         watcher.progress(row, index, _end(kept[seed]))
                         continue
                     keeper = Keeper.of(config, seed, row, output, stop)
-                    cost = cost or keeper.cost() or step_cost(config, splits)
+                    cost = cost or keeper.cost()
+                    if cost is None:
+                        fitting, cost = _fitted(config, splits)
+                        if fitting != config:
+                            config, entry.config = fitting, fitting.resolved().model_dump(mode="json")
+                            output.write(RECORD_NAME, record.to_json())
+                            keeper = Keeper.of(config, seed, row, output, stop)
                     run = train_run(config, splits, seed, cost, partial(watcher.progress, row, index), keeper)
                     entry.runs.append(run)
                     output.write(RECORD_NAME, record.to_json())
@@ -109,6 +124,35 @@ def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolde
     `carry_on` for the arguments and what may go wrong.
     """
     return carry_on(begin(contenders, output), splits, output, watcher)
+
+
+def _same_data(record: Record, splits: Splits, output: OutputFolder) -> None:
+    """Notes the checksum of the data in a new record; CheckpointError where an old one has another."""
+    now = fingerprint(splits)
+    if record.data and record.data != now:
+        task = build_config(record.entries[0].config).task
+        needs, found = f"going on needs the data that the run began with, of SHA-256 {record.data}", f"SHA-256 {now}"
+        cure = "put back the files that were there, or begin a new run with `forwardgrad train`"
+        raise CheckpointError(needs, found, cure, path=task.source.look().place or str(output.path / RECORD_NAME))
+    if not record.data:
+        record.data = now
+        output.write(RECORD_NAME, record.to_json())
+
+
+def _fitted(config: RunConfig, splits: Splits) -> tuple[RunConfig, Cost]:
+    """The config with as many tangents at once as memory has room for, and what a step then takes."""
+    while True:
+        try:
+            return config, step_cost(config, splits)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            smaller = halved(config.method)
+            if smaller is None:
+                raise no_memory(config.method, "none left when a first step was measured", "") from error
+        give_back()
+        warnings.warn(shrinking(config.method, smaller, "the first step"), ShortageWarning, stacklevel=3)
+        config = config.model_copy(update={"method": smaller})
 
 
 def _end(run: Run) -> Progress:
