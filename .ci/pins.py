@@ -42,6 +42,7 @@ REASONS = {
     "sphinx": "warnings are errors, so its version matters",
     "furo": "the theme",
     "myst-parser": "pages in Markdown",
+    "sphinx-gallery": "scripts that are run and become pages",
     "pip": "the first with dependency groups is 25.1",
 }
 

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
 
 from forwardgrad.errors import CheckpointError
@@ -63,7 +64,8 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
         OutputError: the record cannot be saved, or another process is at work in the folder.
     """
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
-    record = Record(command=list(sys.argv), entries=entries, depths=depths)
+    program, *arguments = sys.argv
+    record = Record(command=[Path(program).name, *arguments], entries=entries, depths=depths)
     with held(output):
         output.write(RECORD_NAME, record.to_json())
         clear(output)
