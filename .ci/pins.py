@@ -21,6 +21,7 @@ REASONS = {
     "types-pyyaml": "stubs of pyyaml",
     "rich": "tables and progress bars; their layout is tested",
     "safetensors": "checkpoints: files must stay readable",
+    "jinja2": "the report, a page",
     "typer": "the command; its help text is tested",
     "scikit-learn": "the digits: accuracies depend on the split it makes",
     "matplotlib": "the picture at the end of a run",

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from forwardgrad.cli import app
 
 PYTHON = [sys.executable, "-m", "forwardgrad"]
+FOLDER = {"record.json", "curves.png", "report.html", "checkpoints", "replay"}
 SHORT = ["--steps", "5", "--quiet"]
 
 
@@ -41,7 +42,7 @@ def test_help_comes_without_what_is_heavy():
     assert all(name in shown for name in ("train", "demo", "methods", "Exit codes"))
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "methods"])
+@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "report", "methods"])
 def test_every_command_has_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output
@@ -143,7 +144,7 @@ def test_a_disk_that_fills_up_is_exit_code_4_and_loses_nothing(tmp_path):
     assert second.returncode == 4, second.stderr
     assert "no space left" in second.stderr and "Traceback" not in second.stderr
     assert (tmp_path / "record.json").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "curves.png", "checkpoints", "replay"}
+    assert {path.name for path in tmp_path.iterdir()} == FOLDER
 
 
 def test_training_that_blows_up_is_exit_code_5(tmp_path):
@@ -165,7 +166,7 @@ def test_ctrl_c_is_exit_code_130_and_keeps_what_had_finished(tmp_path):
     assert runs_in(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["resume", "replay"])
+@pytest.mark.parametrize("command", ["resume", "replay", "report"])
 def test_a_folder_without_a_run_is_exit_code_3(tmp_path, command):
     result = invoke(command, tmp_path)
     assert result.exit_code == 3 and str(tmp_path) in result.output.replace("\n", "")
@@ -201,7 +202,7 @@ def test_a_small_demo_ends_with_a_table_a_record_and_a_picture(tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("backprop", "checkpointed", "SPSA", "K=1", "K=16", "control variate", "2 seeds"):
         assert words in result.output
-    assert {path.name for path in tmp_path.iterdir()} == {"record.json", "curves.png", "checkpoints", "replay"}
+    assert {path.name for path in tmp_path.iterdir()} == FOLDER
 
 
 @pytest.mark.slow

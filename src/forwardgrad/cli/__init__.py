@@ -8,6 +8,7 @@ from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
 from forwardgrad.cli.methods import methods
 from forwardgrad.cli.replay import replay
+from forwardgrad.cli.report import report
 from forwardgrad.cli.resume import resume
 from forwardgrad.cli.shared import CODES_HELP
 from forwardgrad.cli.train import train
@@ -20,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, demo, resume, replay, methods):
+for command in (train, demo, resume, replay, report, methods):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +22,21 @@ if TYPE_CHECKING:
     from forwardgrad.train.tasks.task import Splits
 
 
-def painter() -> Callable[[Record], bytes]:
-    """What draws the picture; MissingExtraError where matplotlib is not there."""
+@contextmanager
+def needing_matplotlib() -> Iterator[None]:
+    """Inside, an import that fails is a MissingExtraError."""
     try:
-        from forwardgrad.train.picture import draw
+        yield
     except ImportError as error:
         raise MissingExtraError(
-            "the picture needs matplotlib", "no such package", "pip install forwardgrad[train]"
+            "pictures and reports need matplotlib", "no such package", "pip install forwardgrad[train]"
         ) from error
+
+
+def painter() -> Callable[[Record], bytes]:
+    """What draws the picture; MissingExtraError where matplotlib is not there."""
+    with needing_matplotlib():
+        from forwardgrad.train.picture import draw
     return draw
 
 
@@ -72,6 +80,8 @@ def finish(
     """
     from forwardgrad.train.comparison import PICTURE_NAME, RECORD_NAME, carry_on, contenders_of
     from forwardgrad.train.depth import add_depths
+    from forwardgrad.train.page import PAGE_NAME, render
+    from forwardgrad.train.page.sections import Source
     from forwardgrad.train.report import Bars, Silence, results_table
 
     gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
@@ -90,8 +100,10 @@ def finish(
         add_depths(record, contenders)
         output.write(RECORD_NAME, record.to_json())
     picture = output.write(PICTURE_NAME, draw(record))
+    page = output.write(PAGE_NAME, render([Source(output.path, record)]))
     if as_json:
         sys.stdout.buffer.write(record.to_json())
         return
     console.print(results_table(record))
-    console.print(f"Record  {output.path / RECORD_NAME}\nPicture {picture}", highlight=False, soft_wrap=True)
+    places = f"Record  {output.path / RECORD_NAME}\nPicture {picture}\nReport  {page}"
+    console.print(places, highlight=False, soft_wrap=True)

@@ -1,0 +1,118 @@
+"""What a page says: a section per task, with its table, its charts and the configs behind them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from forwardgrad.train.page.charts import Chart, line_chart, number, scatter_chart, share
+from forwardgrad.train.page.series import lines
+from forwardgrad.train.record import Entry, Record
+from forwardgrad.train.report import kibibytes
+from forwardgrad.train.summary import Summary, summarise
+from forwardgrad.train.tasks import TASKS
+
+_FORWARDS, _SECONDS = "forward passes, counted by FLOPs", "seconds in steps"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A record and the folder it lies in."""
+
+    folder: Path
+    record: Record
+
+
+@dataclass(frozen=True)
+class Section:
+    """One task.
+
+    Args:
+        task: its name.
+        remark: what a reader of its results must know.
+        rows: the methods, in order.
+        best: the row with the best result.
+        charts: in order.
+        configs: label and YAML of every row.
+        missing: runs that were asked for and are not there yet.
+    """
+
+    task: str
+    remark: str
+    rows: list[Summary]
+    best: int
+    charts: list[Chart]
+    configs: list[tuple[str, str]]
+    missing: int
+
+    @property
+    def figure(self) -> str:
+        """What methods are compared by."""
+        return "loss" if any(row.accuracy is None for row in self.rows) else "accuracy"
+
+
+def sections(sources: Sequence[Source]) -> list[Section]:
+    """A section for every task that has a finished run, in order of appearance.
+
+    Args:
+        sources: records; the entries of several are put side by side, named by folder where labels repeat.
+    """
+    tasks: dict[str, list[Entry]] = {}
+    labels = [entry.label for source in sources for entry in source.record.entries]
+    for source in sources:
+        for entry in source.record.entries:
+            label = f"{source.folder.name}: {entry.label}" if labels.count(entry.label) > 1 else entry.label
+            named = Entry(label, entry.config, entry.runs, entry.deeper)
+            tasks.setdefault(entry.config["task"]["name"], []).append(named)
+    return [_section(task, entries) for task, entries in tasks.items() if any(entry.runs for entry in entries)]
+
+
+def _section(task: str, entries: list[Entry]) -> Section:
+    rows, begun = summarise(entries), [entry for entry in entries if entry.runs]
+    best = max(range(len(rows)), key=lambda place: rows[place].merit)
+    known = TASKS.get(task)  # a record may come from a version that knew other tasks
+    configs = [(entry.label, yaml.safe_dump(entry.config, sort_keys=False)) for entry in entries]
+    missing = sum(len(entry.config["seeds"]) - len(entry.runs) for entry in entries)
+    return Section(task, known.remark if known else "", rows, best, _charts(begun, rows), configs, missing)
+
+
+def _charts(entries: list[Entry], rows: list[Summary]) -> list[Chart]:
+    charts = []
+    if all(row.accuracy is not None for row in rows):
+        curves = lines(entries, rows, lambda point: point.forwards, lambda point: point.validation_accuracy)
+        note = "On the validation part. Higher is better."
+        charts.append(line_chart("accuracy", "Accuracy against forward passes", note, _FORWARDS, curves, show=share))
+    note = "On the validation part. Lower is better."
+    for name, title, across, x in (
+        ("loss-forwards", "Loss against forward passes", _FORWARDS, lambda point: point.forwards),
+        ("loss-time", "Loss against wall time", _SECONDS, lambda point: point.seconds),
+    ):
+        curves = lines(entries, rows, x, lambda point: point.validation_loss)
+        charts.append(line_chart(name, title, note, across, curves, log=True))
+    curves = lines(entries, rows, lambda point: point.forwards, lambda point: point.train_loss)
+    if curves:
+        note = "Mean over the steps between two points."
+        charts.append(line_chart("training", "Training loss", note, _FORWARDS, curves, log=True))
+    charts.append(_memory(rows))
+    return charts
+
+
+def _memory(rows: list[Summary]) -> Chart:
+    if all(row.accuracy is not None for row in rows):
+        title, show, what = "Accuracy against peak memory", share, "test accuracy"
+    else:
+        title, show, what = "Loss against peak memory", number, "test loss"
+    dots = []
+    for place, row in enumerate(rows):
+        result = row.loss if row.accuracy is None or show is number else row.accuracy
+        dots.append((place, row.label, float(row.peak_bytes), result.mean, result.deviation or 0.0))
+    note = f"A dot is the {what} of a method, its bar the standard deviation over seeds. Left costs less memory."
+    across = "peak bytes of one step, over weights and batch"
+    return scatter_chart("memory", title, note, across, dots, show=show, show_x=_bytes)
+
+
+def _bytes(count: float) -> str:
+    return kibibytes(round(count))
