@@ -112,7 +112,7 @@ def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolde
 def _end(run: Run) -> Progress:
     """The end of a run that is already there."""
     last = run.curve[-1]
-    return Progress(last.step, last.step, run.cost, last)
+    return Progress(last.step, last.step, run.cost, last, run.curve)
 
 
 @contextmanager

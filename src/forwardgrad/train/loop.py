@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
 
 import torch
@@ -25,6 +25,7 @@ from forwardgrad.train.record import Cost, Point, Run
 from forwardgrad.train.replay import Logged
 from forwardgrad.train.seeding import derived_seed, stream
 from forwardgrad.train.state import Moving
+from forwardgrad.train.tally import Tallied
 from forwardgrad.train.tasks.task import Splits
 from forwardgrad.train.tensorbytes import checksum
 
@@ -41,12 +42,14 @@ class Progress:
         steps: optimizer steps in all.
         cost: of one step.
         point: the latest point of the curve.
+        curve: all of its points so far.
     """
 
     step: int
     steps: int
     cost: Cost
     point: Point
+    curve: Sequence[Point] = ()
 
 
 def step_cost(config: RunConfig, splits: Splits) -> Cost:
@@ -114,6 +117,7 @@ class _Training:
     moving: Moving
     keeper: Keeper | None
     logged: Logged | None
+    marks: set[int] = field(default_factory=set)
 
     @property
     def method(self) -> Method:
@@ -127,7 +131,7 @@ class _Training:
             self.logged.writer.go_on(now.step)
         marks, saves = _even(now.steps, self.config.evaluations), keeper.marks(now.steps) if keeper else set()
         looks = _even(now.steps, _REPORTS) | marks | saves
-        stop = keeper.stop if keeper else Stop()
+        self.marks, stop = marks, keeper.stop if keeper else Stop()
         observe(self._progress())
         started = perf_counter()
         while now.step < now.steps:
@@ -157,8 +161,9 @@ class _Training:
         now = self.moving
         now.descent.move_to(self.config.rate_at(now.step, now.steps))
         batch, key = next(now.order), Key(self.seed, now.step)
+        method = Tallied(self.method, now.tally, measured=now.step + 1 in self.marks)
         try:
-            loss = backward(self.method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
+            loss = backward(method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
         except NonFiniteError as error:
             raise self._stopped(error.found) from error
         now.descent.step()
@@ -172,11 +177,15 @@ class _Training:
         if not math.isfinite(score.loss) or not math.isfinite(train_loss or 0.0):
             raise self._stopped(f"training loss {train_loss}, validation loss {score.loss}")
         forwards = now.step * now.cost.forward_passes
-        return Point(now.step, forwards, now.seconds, train_loss, score.loss, score.accuracy)
+        tally = now.tally
+        return Point(
+            now.step, forwards, now.seconds, train_loss, score.loss, score.accuracy,
+            tally.mean, tally.deviation, tally.ratio,
+        )  # fmt: skip
 
     def _progress(self) -> Progress:
         now = self.moving
-        return Progress(now.step, now.steps, now.cost, now.curve[-1])
+        return Progress(now.step, now.steps, now.cost, now.curve[-1], now.curve)
 
     def _save(self, keeper: Keeper) -> None:
         if not all(bool(tensor.isfinite().all()) for tensor in self.moving.model.state_dict().values()):
