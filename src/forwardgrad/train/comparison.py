@@ -14,6 +14,7 @@ import torch
 from forwardgrad.train.config import RunConfig, build_config
 from forwardgrad.train.interrupt import stoppable
 from forwardgrad.train.keeper import Keeper, clear
+from forwardgrad.train.logs import check_logs, clear_logs, logging
 from forwardgrad.train.loop import Progress, step_cost, train_run
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Entry, Record, Run
@@ -50,11 +51,14 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
 
     Raises:
         OutputError: the record cannot be saved.
+        MissingExtraError: a config asks for a log whose package is not there; nothing is touched.
     """
+    check_logs([one.config for one in contenders])
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
     record = Record(command=list(sys.argv), entries=entries, depths=depths)
     output.write(RECORD_NAME, record.to_json())
     clear(output)
+    clear_logs(output)
     return record
 
 
@@ -79,7 +83,7 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run under way has been saved.
     """
     output.sweep()
-    with stoppable() as stop:
+    with stoppable() as stop, logging(watcher, record, output) as watcher:
         for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
             config, kept = contender.config, {run.seed: run for run in entry.runs}
             with threads(config.threads):

@@ -34,6 +34,33 @@ class Saving(Strict):
     keep: PositiveInt = 2
 
 
+class Probe(Strict):
+    """How estimates compare with the true gradient, seen at evaluations; costs a backward pass, but no step of the run.
+
+    Args:
+        samples: of the training part, the same at every point of a run.
+        keys: independent estimates whose cosine and error are averaged.
+        every: of the evaluations, each so manieth one is probed.
+    """
+
+    samples: PositiveInt = 64
+    keys: PositiveInt = 4
+    every: PositiveInt = 1
+
+
+class Logs(Strict):
+    """What is written beside `log.jsonl` while a run trains.
+
+    Args:
+        tensorboard: event files in the folder `tensorboard`; needs the extra of that name.
+        wandb: a project of Weights & Biases; needs the extra of that name. Set WANDB_MODE=offline to stay off the
+            network.
+    """
+
+    tensorboard: bool = False
+    wandb: str | None = None
+
+
 class RunConfig(Strict):
     """One method on one task.
 
@@ -51,6 +78,8 @@ class RunConfig(Strict):
         evaluations: how often the validation part is scored along the way.
         seeds: one run per seed, no seed twice; a seed fixes weights, data order, dropout and tangents.
         checkpoints: when the run is saved.
+        probe: whether, and on how much, estimates are compared with the true gradient; not at all where unset.
+        logs: where points are written beside `log.jsonl`.
         threads: of torch; one is fastest for small nets, and keeps wall times comparable.
     """
 
@@ -66,6 +95,8 @@ class RunConfig(Strict):
     evaluations: PositiveInt = 20
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     checkpoints: Saving = Saving()
+    probe: Probe | None = None
+    logs: Logs = Logs()
     threads: PositiveInt = 1
 
     @model_validator(mode="after")
@@ -106,6 +137,9 @@ class RunConfig(Strict):
         """The same run with nothing left to a default of the task."""
         budget = {} if any(getattr(self, name) for name in _BUDGETS) else {"epochs": self.task.epochs}
         return self.model_copy(update={"lr": self.learning_rate, **budget})
+
+
+_BELOW: dict[str, type[BaseModel]] = {"checkpoints": Saving, "probe": Probe, "logs": Logs}
 
 
 def read_config(source: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
@@ -207,6 +241,6 @@ def _explain(error: ValidationError) -> ConfigError:
 
 
 def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    if location[0] == "checkpoints":
-        return Saving
+    if location[0] in _BELOW and len(location) > 1:
+        return _BELOW[str(location[0])]
     return _BRANCHES[location[1]] if len(location) > 2 else RunConfig

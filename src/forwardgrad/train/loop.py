@@ -21,6 +21,7 @@ from forwardgrad.train.config import RunConfig
 from forwardgrad.train.descent import Descent
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.keeper import Keeper
+from forwardgrad.train.probing import Probed, probe_batch, probe_now
 from forwardgrad.train.record import Cost, Point, Run
 from forwardgrad.train.replay import Logged
 from forwardgrad.train.seeding import derived_seed, stream
@@ -177,11 +178,18 @@ class _Training:
         if not math.isfinite(score.loss) or not math.isfinite(train_loss or 0.0):
             raise self._stopped(f"training loss {train_loss}, validation loss {score.loss}")
         forwards = now.step * now.cost.forward_passes
-        tally = now.tally
+        tally, probed = now.tally, self._probed()
         return Point(
             now.step, forwards, now.seconds, train_loss, score.loss, score.accuracy,
-            tally.mean, tally.deviation, tally.ratio,
+            tally.mean, tally.deviation, tally.ratio, probed.cosine, probed.error,
         )  # fmt: skip
+
+    def _probed(self) -> Probed:
+        now, probe, task = self.moving, self.config.probe, self.config.task
+        if probe is None or len(now.curve) % probe.every:
+            return Probed(None, None)
+        batch = probe_batch(probe, self.splits.train, self.seed)
+        return probe_now(probe, now.method, now.model, task.loss, batch, self.seed, now.step)
 
     def _progress(self) -> Progress:
         now = self.moving

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
 from forwardgrad.train.page.charts import Chart, line_chart, number, scatter_chart, share
-from forwardgrad.train.page.series import lines
+from forwardgrad.train.page.series import Value, lines
 from forwardgrad.train.record import Entry, Record
 from forwardgrad.train.report import kibibytes
 from forwardgrad.train.summary import Summary, summarise
@@ -97,7 +97,54 @@ def _charts(entries: list[Entry], rows: list[Summary]) -> list[Chart]:
         note = "Mean over the steps between two points."
         charts.append(line_chart("training", "Training loss", note, _FORWARDS, curves, log=True))
     charts.append(_memory(rows))
+    charts += _figures(entries, rows)
     return charts
+
+
+# Charts that are there where points hold the figure: name, title, note, value, whether logarithmic.
+_FIGURES: tuple[tuple[str, str, str, Value, bool], ...] = (
+    (
+        "cosine",
+        "Cosine to the true gradient",
+        "On a fixed probe batch: 1 is the gradient's direction, 0 any other.",
+        lambda point: point.cosine,
+        False,
+    ),
+    (
+        "variance",
+        "Relative squared error of the estimate",
+        "|estimate − gradient|² over |gradient|² on the probe batch. 1 is what no estimate at all would have.",
+        lambda point: point.probe_error,
+        True,
+    ),
+    (
+        "slope-spread",
+        "Spread of the slopes",
+        "Their standard deviation, which estimates the norm of the gradient without one.",
+        lambda point: point.slope_deviation,
+        True,
+    ),
+    (
+        "slope-mean",
+        "Mean of the slopes",
+        "About 0 next to their spread: directions are as likely as their opposites.",
+        lambda point: point.slope_mean,
+        False,
+    ),
+    (
+        "ratio",
+        "Gradient-norm ratio",
+        "Length of the estimate over that of the gradient, as slopes tell it. A learning rate must allow for it.",
+        lambda point: point.gradient_ratio,
+        True,
+    ),
+)
+
+
+def _figures(entries: list[Entry], rows: list[Summary]) -> Iterator[Chart]:
+    for name, title, note, value, log in _FIGURES:
+        if curves := lines(entries, rows, lambda point: point.forwards, value):
+            yield line_chart(name, title, note, _FORWARDS, curves, log=log)
 
 
 def _memory(rows: list[Summary]) -> Chart:
