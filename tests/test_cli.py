@@ -42,7 +42,7 @@ def test_help_comes_without_what_is_heavy():
     assert all(name in shown for name in ("train", "demo", "methods", "Exit codes"))
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "report", "methods"])
+@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "report", "methods", "doctor", "data"])
 def test_every_command_has_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from typing import Annotated
+
 import typer
 
 from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
+from forwardgrad.cli.doctor import doctor
 from forwardgrad.cli.methods import methods
 from forwardgrad.cli.replay import replay
 from forwardgrad.cli.report import report
@@ -21,9 +25,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, demo, resume, replay, report, methods):
+for command in (train, demo, resume, replay, report, methods, doctor):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    no_color: Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR set.")] = False,
+) -> None:
+    """What holds for every command."""
+    if no_color or os.environ.get("NO_COLOR"):
+        context.color = False  # commands inherit it
 
 
 def main() -> None:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 
 import typer
-from rich.console import Console
 
-from forwardgrad.cli.shared import AsJson, plainly
+from forwardgrad.cli.shared import AsJson, console, plainly
 
 
 @plainly
@@ -18,4 +17,4 @@ def methods(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(passports(), indent=1))
     else:
-        Console().print(passports_table())
+        console().print(passports_table())

@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
-from rich.console import Console
 
-from forwardgrad.cli.shared import INTERRUPTED
+from forwardgrad.cli.shared import INTERRUPTED, console
 from forwardgrad.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -86,12 +85,12 @@ def finish(
 
     gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
     contenders = contenders_of(record)
-    console = Console(stderr=as_json)
+    screen = console(stderr=as_json)
     try:
         if as_json or quiet:
             carry_on(record, splits, output, Silence())
         else:
-            with Bars(console, contenders) as bars:
+            with Bars(screen, contenders) as bars:
                 carry_on(record, splits, output, bars)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
@@ -104,6 +103,6 @@ def finish(
     if as_json:
         sys.stdout.buffer.write(record.to_json())
         return
-    console.print(results_table(record))
+    screen.print(results_table(record))
     places = f"Record  {output.path / RECORD_NAME}\nPicture {picture}\nReport  {page}"
-    console.print(places, highlight=False, soft_wrap=True)
+    screen.print(places, highlight=False, soft_wrap=True)

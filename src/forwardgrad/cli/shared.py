@@ -7,7 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
+import click
 import typer
+from rich.console import Console
 
 from forwardgrad.errors import (
     ConfigError,
@@ -25,13 +27,23 @@ _EXIT_CODES = ((DataError, 3), (OutputError, 4), (ConfigError, 2), (InputError, 
 STOPPED, INTERRUPTED = 5, 130
 CODES_HELP = (
     "Exit codes: 0 done, 2 wrong input, 3 data missing or a run folder broken, 4 output folder, 5 training stopped, "
-    "130 Ctrl-C or SIGTERM."
+    "6 the doctor found that forward mode does not work, 130 Ctrl-C or SIGTERM."
 )
 
 Out = Annotated[Path, typer.Option(help="Folder for the record and the picture.", show_default=True)]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that --out named.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where tables and bars go; without colours where NO_COLOR is set or --no-color given.
+
+    Args:
+        stderr: not to standard output, which is for JSON then.
+    """
+    context = click.get_current_context(silent=True)
+    return Console(stderr=stderr, no_color=True if context and context.color is False else None)
 
 
 def plainly(command: Callable[P, R]) -> Callable[P, R]:

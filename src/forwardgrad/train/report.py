@@ -13,7 +13,7 @@ from rich.table import Table
 from forwardgrad.train.comparison import Contender
 from forwardgrad.train.loop import Progress as Place
 from forwardgrad.train.record import Point, Record, Run
-from forwardgrad.train.summary import PALETTE, summarise
+from forwardgrad.train.summary import styles, summarise
 from forwardgrad.train.tasks import TASKS
 
 # What a bar shows, in order, and the width of the terminal from which there is room for it.
@@ -52,10 +52,11 @@ class Bars:
     def __init__(self, console: Console, contenders: Sequence[Contender]) -> None:
         columns = [make(console.width) for least, make in _COLUMNS if console.width >= least]
         self._bars = Progress(*columns, console=console)
-        self._ids = [self._add(place, one) for place, one in enumerate(contenders)]
+        colours = styles([one.config.model_dump(mode="json") for one in contenders])
+        self._ids = [self._add(colour, one) for (colour, _), one in zip(colours, contenders, strict=True)]
 
-    def _add(self, place: int, contender: Contender) -> TaskID:
-        colour, num_seeds = PALETTE[place % len(PALETTE)], len(contender.config.seeds)
+    def _add(self, colour: str, contender: Contender) -> TaskID:
+        num_seeds = len(contender.config.seeds)
         return self._bars.add_task(
             f"[{colour}]●[/] {contender.label}",
             total=num_seeds,

@@ -10,11 +10,12 @@ import yaml
 
 from forwardgrad.train.page.charts import Chart, line_chart, number, scatter_chart, share
 from forwardgrad.train.page.series import Value, lines
-from forwardgrad.train.record import Entry, Record
+from forwardgrad.train.record import Entry, Point, Record
 from forwardgrad.train.report import kibibytes
 from forwardgrad.train.summary import Summary, summarise
 from forwardgrad.train.tasks import TASKS
 
+_ROUNDING = 1e-6  # squared relative error below which an estimate is the gradient
 _FORWARDS, _SECONDS = "forward passes, counted by FLOPs", "seconds in steps"
 
 
@@ -106,15 +107,15 @@ _FIGURES: tuple[tuple[str, str, str, Value, bool], ...] = (
     (
         "cosine",
         "Cosine to the true gradient",
-        "On a fixed probe batch: 1 is the gradient's direction, 0 any other.",
-        lambda point: point.cosine,
+        "On a fixed probe batch. 1 is the gradient's direction; exact methods, always there, are left out.",
+        lambda point: None if _is_exact(point) else point.cosine,
         False,
     ),
     (
         "variance",
         "Relative squared error of the estimate",
-        "|estimate − gradient|² over |gradient|² on the probe batch. 1 is what no estimate at all would have.",
-        lambda point: point.probe_error,
+        "|estimate − gradient|² over |gradient|² on the probe batch. 1 is what zero in its place would have.",
+        lambda point: None if _is_exact(point) else point.probe_error,
         True,
     ),
     (
@@ -139,6 +140,10 @@ _FIGURES: tuple[tuple[str, str, str, Value, bool], ...] = (
         True,
     ),
 )
+
+
+def _is_exact(point: Point) -> bool:
+    return point.probe_error is not None and point.probe_error < _ROUNDING
 
 
 def _figures(entries: list[Entry], rows: list[Summary]) -> Iterator[Chart]:
