@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from forwardgrad.cli.methods import methods
 from forwardgrad.cli.replay import replay
 from forwardgrad.cli.report import report
 from forwardgrad.cli.resume import resume
-from forwardgrad.cli.shared import CODES_HELP
+from forwardgrad.cli.shared import CODES_HELP, colourless
 from forwardgrad.cli.train import train
 
 app = typer.Typer(
@@ -30,14 +29,19 @@ for command in (train, demo, resume, replay, report, methods, doctor):
 app.add_typer(data, name="data")
 
 
+def _colourless(context: typer.Context, asked: bool) -> None:
+    if asked:
+        context.with_resource(colourless())
+
+
 @app.callback()
 def options(
-    context: typer.Context,
-    no_color: Annotated[bool, typer.Option("--no-color", help="No colours, as with NO_COLOR set.")] = False,
+    no_color: Annotated[
+        bool,
+        typer.Option("--no-color", callback=_colourless, is_eager=True, help="No colours, as with NO_COLOR set."),
+    ] = False,
 ) -> None:
     """What holds for every command."""
-    if no_color or os.environ.get("NO_COLOR"):
-        context.color = False  # commands inherit it
 
 
 def main() -> None:

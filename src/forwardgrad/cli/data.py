@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import typer
+from rich.console import Console
 
-from forwardgrad.cli.shared import AsJson, console, plainly
+from forwardgrad.cli.shared import AsJson, plainly
 
 app = typer.Typer(help="The data that tasks are trained on.", no_args_is_help=True)
 
@@ -23,4 +24,4 @@ def data_list(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(inventory(), indent=1))
     else:
-        console().print(inventory_table())
+        Console().print(inventory_table())

@@ -7,8 +7,9 @@ import re
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
-from forwardgrad.cli.shared import AsJson, console, plainly
+from forwardgrad.cli.shared import AsJson, plainly
 from forwardgrad.errors import InputError
 
 UNFIT = 6
@@ -48,11 +49,11 @@ def doctor(
     if as_json:
         typer.echo(json.dumps(seen.to_json(room), indent=1))
     else:
-        screen = console()
-        screen.print(str(seen.report), highlight=False, markup=False, style="" if seen.report else "red")
-        screen.print()
-        screen.print(costs_table(seen))
-        screen.print(f"\n[bold]{seen.advice(room)}[/]", highlight=False)
+        console = Console()
+        console.print(str(seen.report), highlight=False, markup=False, style="" if seen.report else "red")
+        console.print()
+        console.print(costs_table(seen))
+        console.print(f"\n[bold]{seen.advice(room)}[/]", highlight=False)
     if not seen.report:
         raise typer.Exit(UNFIT)
 

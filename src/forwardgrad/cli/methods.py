@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 import typer
+from rich.console import Console
 
-from forwardgrad.cli.shared import AsJson, console, plainly
+from forwardgrad.cli.shared import AsJson, plainly
 
 
 @plainly
@@ -17,4 +18,4 @@ def methods(as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps(passports(), indent=1))
     else:
-        console().print(passports_table())
+        Console().print(passports_table())

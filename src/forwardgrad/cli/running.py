@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
 
-from forwardgrad.cli.shared import INTERRUPTED, console
+from forwardgrad.cli.shared import INTERRUPTED
 from forwardgrad.errors import MissingExtraError
 
 if TYPE_CHECKING:
@@ -85,12 +86,12 @@ def finish(
 
     gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
     contenders = contenders_of(record)
-    screen = console(stderr=as_json)
+    console = Console(stderr=as_json)
     try:
         if as_json or quiet:
             carry_on(record, splits, output, Silence())
         else:
-            with Bars(screen, contenders) as bars:
+            with Bars(console, contenders) as bars:
                 carry_on(record, splits, output, bars)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
@@ -103,6 +104,6 @@ def finish(
     if as_json:
         sys.stdout.buffer.write(record.to_json())
         return
-    screen.print(results_table(record))
+    console.print(results_table(record))
     places = f"Record  {output.path / RECORD_NAME}\nPicture {picture}\nReport  {page}"
-    screen.print(places, highlight=False, soft_wrap=True)
+    console.print(places, highlight=False, soft_wrap=True)
