@@ -17,7 +17,7 @@ _HEIGHT, _PLOT, _LEFT, _TOP, _BOTTOM = 270.0, 330.0, 46.0, 10.0, 42.0  # units o
 _WIDE = 460.0
 _SPARE = 16.0  # right of the plot, so that the last tick's label has room where the direct labels are cut away
 _FONT, _LINE = 12.0, 14.0
-_LONGEST = 24  # characters of a direct label
+_LONGEST = 30  # characters of a direct label
 Show = Callable[[float], str]
 
 
@@ -220,7 +220,8 @@ def _label_dots(axes: Axes, dots: Sequence[tuple[int, str, float, float]]) -> No
 
 
 def _write(axes: Axes, row: int, label: str, right: float, up: float, align: str) -> None:
-    text = label if len(label) <= _LONGEST else label[: _LONGEST - 1] + "…"
+    half = _LONGEST // 2  # of a long label both ends stay: the folder, and the K
+    text = label if len(label) <= _LONGEST else f"{label[: half - 1]}…{label[-half:]}"
     x, y = axes.figure.dpi_scale_trans.inverted().transform((right, up))
     words = axes.text(
         x, y, text, fontsize=_FONT, color=INK, ha=align, va="center_baseline", transform=axes.figure.dpi_scale_trans

@@ -54,6 +54,18 @@ class Section:
         """What methods are compared by."""
         return "loss" if any(row.accuracy is None for row in self.rows) else "accuracy"
 
+    @property
+    def extent(self) -> str:
+        """How much was trained: methods, seeds, forward passes."""
+        parts = [f"{len(self.rows)} method{'s' if len(self.rows) > 1 else ''}"]
+        few, many = min(row.seeds for row in self.rows), max(row.seeds for row in self.rows)
+        parts.append(f"{few} to {many} seeds" if few < many else f"{many} seed{'s' if many > 1 else ''}")
+        least, most = min(row.forwards for row in self.rows), max(row.forwards for row in self.rows)
+        equal = least > 0.95 * most  # a budget in forward passes is met to the last whole step
+        each = " each" if equal and len(self.rows) > 1 else ""
+        parts.append(f"{'' if equal else f'{least:,.0f} to '}{most:,.0f} forward passes{each}")
+        return ", ".join(parts)
+
 
 def sections(sources: Sequence[Source]) -> list[Section]:
     """A section for every task that has a finished run, in order of appearance.
