@@ -187,6 +187,9 @@ def test_runs_of_several_folders_stand_side_by_side_by_task(tmp_path):
     assert [row.label for row in digits.rows][::3] == ["a: exact", "b: exact"]
     assert len({(row.colour, row.dashes) for row in digits.rows}) == 6
     assert [chart.name for chart in beale.charts][:2] == ["loss-forwards", "loss-time"]  # there is no accuracy
+    assert digits.charts[4].crop == 1 and 'class="name"' in digits.charts[4].svg  # labels beside the dots
+    (crowded,) = sections(sources_of([*folders[:2], saved(tmp_path / "d", record())]))
+    assert crowded.charts[4].crop > 1 and crowded.charts[4].svg.count('class="label"') == 9  # labels in a column
     assert digits.extent == "6 methods, 1 to 2 seeds, 150 forward passes each"
     assert beale.extent == "1 method, 2 seeds, 150 forward passes"
     page = render(sources_of(folders))

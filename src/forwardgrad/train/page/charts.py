@@ -18,6 +18,7 @@ _WIDE = 460.0
 _SPARE = 16.0  # right of the plot, so that the last tick's label has room where the direct labels are cut away
 _FONT, _LINE = 12.0, 14.0
 _LONGEST = 30  # characters of a direct label
+_CROWD = 8  # dots from which their labels would cover one another, and stand in a column instead
 Show = Callable[[float], str]
 
 
@@ -125,7 +126,8 @@ def scatter_chart(
         show: how values are written,
         show_x: and those of the horizontal axis.
     """
-    figure, axes, _ = _empty(across, [])
+    crowded = len(dots) > _CROWD
+    figure, axes, width = _empty(across, [dot[1] for dot in dots] if crowded else [])
     points: list[tuple[int, float, float, str]] = []
     for row, _, x, y, deviation in reversed(dots):
         bar = axes.vlines(x, y - deviation, y + deviation, color=colour_of(row), lw=2, alpha=0.5)
@@ -143,11 +145,13 @@ def scatter_chart(
     else:
         _scale(axes.xaxis, show_x, False)
     axes.get_xlim(), axes.get_ylim()
-    _label_dots(axes, [dot[:4] for dot in dots])
+    place_labels = _label_ends if crowded else _label_dots
+    place_labels(axes, [dot[:4] for dot in dots])
     for row, label, x, y, deviation in dots:
         spread = f" ± {show(deviation)}" if deviation else ""
         points.append((row, *_place(axes, x, y), f"{label}: {show(y)}{spread}, peak {show_x(x)}"))
-    return Chart(name, title, note, inline(figure, name), 1.0, points)
+    crop = width / (_PLOT + _SPARE) if crowded else 1.0
+    return Chart(name, title, note, inline(figure, name), crop, points)
 
 
 def _empty(across: str, labels: Sequence[str]) -> tuple[Figure, Axes, float]:
@@ -202,7 +206,7 @@ def _label_ends(axes: Axes, ends: Sequence[tuple[int, str, float, float]]) -> No
             xs, ys, color=colour_of(row), lw=0.8, alpha=0.5, clip_on=False, transform=axes.figure.dpi_scale_trans
         )
         leader.set_gid(part_of(row, "leader"))
-        _write(axes, row, label, _PLOT + _SPARE + 4, height, "left")
+        _write(axes, row, label, _PLOT + _SPARE + 4, height, "left", "label")
 
 
 def _label_dots(axes: Axes, dots: Sequence[tuple[int, str, float, float]]) -> None:
@@ -216,17 +220,17 @@ def _label_dots(axes: Axes, dots: Sequence[tuple[int, str, float, float]]) -> No
         )
         heights = _apart([one[0] for one in wanted], _BOTTOM + 4, _HEIGHT - _TOP)
         for (_, row, label, right), height in zip(wanted, heights, strict=True):
-            _write(axes, -row, label, right + (9 if side == "left" else -9), height, side)
+            _write(axes, -row, label, right + (9 if side == "left" else -9), height, side, "name")
 
 
-def _write(axes: Axes, row: int, label: str, right: float, up: float, align: str) -> None:
+def _write(axes: Axes, row: int, label: str, right: float, up: float, align: str, kind: str) -> None:
     half = _LONGEST // 2  # of a long label both ends stay: the folder, and the K
     text = label if len(label) <= _LONGEST else f"{label[: half - 1]}…{label[-half:]}"
     x, y = axes.figure.dpi_scale_trans.inverted().transform((right, up))
     words = axes.text(
         x, y, text, fontsize=_FONT, color=INK, ha=align, va="center_baseline", transform=axes.figure.dpi_scale_trans
     )
-    words.set_gid(part_of(row, "label"))
+    words.set_gid(part_of(row, kind))
 
 
 def _apart(heights: Sequence[float], bottom: float, top: float) -> list[float]:
