@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from forwardgrad.cli import app
+from forwardgrad.train import depth
+from forwardgrad.train.record import Deeper
 
 PYTHON = [sys.executable, "-m", "forwardgrad"]
 FOLDER = {"record.json", "log.jsonl", "curves.png", "report.html", "checkpoints", "replay"}
@@ -30,6 +33,10 @@ def runs_in(folder: Path) -> list[dict]:
     """The runs that a record holds by now."""
     record = folder / "record.json"
     return json.loads(record.read_bytes())["entries"][0]["runs"] if record.exists() else []
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()} - {".lock"}
 
 
 def test_help_comes_without_what_is_heavy():
@@ -114,7 +121,7 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(tmp_path, arguments, words)
 def test_missing_data_is_exit_code_3(tmp_path):
     files = {
         "mnist": "mnist/train-images-idx3-ubyte.gz", "tinyshakespeare": "lm/tinyshakespeare/input.txt.gz",
-        "cifar10": "cifar10/train_lossless_0000-3999.npz", "fsdd": "audio/fsdd/fsdd_int16.npz",
+        "cifar10": "cifar10/test_jpeg.parquet", "fsdd": "audio/fsdd/fsdd_int16.npz",
     }  # fmt: skip
     for task, file in files.items():
         result = invoke("train", "--task", task, "--out", tmp_path, FORWARDGRAD_DATA=str(tmp_path))
@@ -136,7 +143,8 @@ def test_a_disk_that_fills_up_is_exit_code_4_and_loses_nothing(tmp_path):
     assert first.returncode == 0, first.stderr
     before = (tmp_path / "record.json").read_bytes()
     limit = "import forwardgrad.train.output as output; output.PROBE_BYTES = 64"
-    code = f"import sys; {limit}; from forwardgrad.cli import main; sys.argv = {['forwardgrad', 'train', *SHORT]!r}"
+    again = ["forwardgrad", "train", *SHORT, "--overwrite"]
+    code = f"import sys; {limit}; from forwardgrad.cli import main; sys.argv = {again!r}"
     second = subprocess.run(
         [sys.executable, "-c", f"{code} + ['--out', {str(tmp_path)!r}]; main()"],
         capture_output=True,
@@ -146,7 +154,62 @@ def test_a_disk_that_fills_up_is_exit_code_4_and_loses_nothing(tmp_path):
     assert second.returncode == 4, second.stderr
     assert "no space left" in second.stderr and "Traceback" not in second.stderr
     assert (tmp_path / "record.json").read_bytes() == before
-    assert {path.name for path in tmp_path.iterdir()} == FOLDER
+    assert names_in(tmp_path) == FOLDER
+
+
+@pytest.mark.parametrize("left", ["record.json", "curves.png", "checkpoints", "replay"])
+def test_a_folder_with_a_run_in_it_is_exit_code_4_and_left_alone(tmp_path, left):
+    assert invoke("train", *SHORT, "--out", tmp_path).exit_code == 0
+    for path in tmp_path.iterdir():
+        if path.name != left:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for command in (["train", *SHORT], ["demo", "--forwards", 50, "--seeds", 1, "--quiet"]):
+        result = invoke(*command, "--out", tmp_path)
+        said = result.output.replace("\n", "")
+        assert result.exit_code == 4 and left in said and "--overwrite" in said
+        assert (f"forwardgrad resume {tmp_path}" in said) == (left == "record.json")
+        now = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+        assert now == before
+    assert invoke("train", *SHORT, "--out", tmp_path, "--overwrite").exit_code == 0
+    assert len(runs_in(tmp_path)) == 1
+
+
+def test_files_of_other_kinds_do_no_harm(tmp_path):
+    (tmp_path / "run.yaml").write_text("steps: 3\n")
+    assert invoke("train", tmp_path / "run.yaml", "--quiet", "--out", tmp_path).exit_code == 0
+    assert (tmp_path / "run.yaml").read_text() == "steps: 3\n"
+
+
+def test_the_demo_replaces_its_own_finished_record_and_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(depth, "memory_by_depth", lambda config: [Deeper(1, 1, 1)])  # which takes half a minute
+    command = ["demo", "--forwards", 20, "--seeds", 1, "--quiet", "--out", tmp_path]
+    assert invoke(*command).exit_code == 0
+    before = json.loads((tmp_path / "record.json").read_bytes())
+    assert invoke(*command).exit_code == 0
+    record = json.loads((tmp_path / "record.json").read_bytes())
+    weights = lambda tree: [run["weights"] for entry in tree["entries"] for run in entry["runs"]]
+    assert weights(record) == weights(before)
+    (tmp_path / "record.json").write_text(json.dumps(record | {"finished": False}))
+    assert invoke(*command).exit_code == 4
+    (tmp_path / "record.json").write_text(json.dumps(record))
+    assert invoke("demo", "--forwards", 30, *command[3:]).exit_code == 4
+    assert invoke("demo", "--forwards", 30, *command[3:], "--overwrite").exit_code == 0
+
+
+def test_a_folder_that_another_process_writes_to_is_exit_code_4(tmp_path):
+    assert invoke("train", *SHORT, "--out", tmp_path).exit_code == 0
+    holding = "import sys, filelock, time\nwith filelock.FileLock(sys.argv[1]): print(flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", holding, tmp_path / ".lock"], stdout=subprocess.PIPE)
+    try:
+        other.stdout.readline()
+        for command in (["resume", tmp_path, "--quiet"], ["train", *SHORT, "--out", tmp_path, "--overwrite"]):
+            result = invoke(*command)
+            assert result.exit_code == 4 and "one process at a time" in result.output
+    finally:
+        other.kill()
+        other.communicate()
+    assert invoke("resume", tmp_path, "--quiet").exit_code == 0
 
 
 def test_training_that_blows_up_is_exit_code_5(tmp_path):
@@ -250,7 +313,7 @@ def test_a_small_demo_ends_with_a_table_a_record_and_a_picture(tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("backprop", "checkpointed", "SPSA", "K=1", "K=16", "control variate", "2 seeds"):
         assert words in result.output
-    assert {path.name for path in tmp_path.iterdir()} == FOLDER
+    assert names_in(tmp_path) == FOLDER
 
 
 @pytest.mark.slow

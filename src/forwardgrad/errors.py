@@ -52,6 +52,10 @@ class ParameterChangedError(ForwardGradError, RuntimeError):
     """A forward pass that writes into a parameter."""
 
 
+class OutOfMemoryError(ForwardGradError, MemoryError):
+    """No memory is left for what was asked."""
+
+
 class StrictError(ForwardGradError, RuntimeError):
     """Under strict=True: an operation without a rule, or a value read out of a tensor that carries a tangent."""
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from functools import cache
@@ -30,7 +33,75 @@ from forwardgrad.train.tasks.classification import mlp
 from forwardgrad.train.tasks.digits import Digits
 
 SPLITS = Digits().load()
-COMMAND = [sys.executable, "-m", "forwardgrad"]
+
+# Imports what is heavy once, and is then forked for every command: real processes, which die of real signals.
+SERVER = """
+import json, os, sys
+import sklearn.datasets, torch._dynamo  # the first optimizer imports the second one
+import forwardgrad.train.picture, forwardgrad.train.report, forwardgrad.train.tasks.digits, forwardgrad.train.vacancy
+from forwardgrad.cli import main
+for line in sys.stdin:
+    arguments, errors = json.loads(line)
+    if (pid := os.fork()) == 0:
+        os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.argv = ["forwardgrad", *arguments]
+        main()
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+class Server:
+    """Runs `forwardgrad` in processes of their own, one after the other.
+
+    The parent of all is this interpreter, warmed up, so that a process starts in milliseconds.
+    """
+
+    def __init__(self, errors: Path) -> None:
+        self.errors, self.ended = errors, threading.Event()
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", SERVER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def start(self, *arguments: object) -> None:
+        self.ended = threading.Event()
+        self.process.stdin.write(json.dumps([[*map(str, arguments), "--quiet"], str(self.errors)]) + "\n")
+        self.process.stdin.flush()
+        self.pid = int(self.process.stdout.readline())
+        threading.Thread(target=self._wait, args=(self.ended,), daemon=True).start()
+
+    def _wait(self, ended: threading.Event) -> None:
+        self.returncode = int(self.process.stdout.readline())
+        ended.set()
+
+    def kill(self, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        assert self.ended.wait(300)  # against a hang alone
+        return self.returncode
+
+    def reached(self, folder: Path, step: int) -> bool:
+        """Waits for a checkpoint of that step or later; False where the process ends before."""
+        while not self.ended.is_set():
+            found = [int(path.stem[-9:]) for path in (folder / "checkpoints").glob("*-step*.safetensors")]
+            if max(found, default=0) >= step:
+                return True
+            time.sleep(0.002)
+        return False
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    server = Server(tmp_path_factory.mktemp("server") / "stderr")
+    yield server
+    server.kill(signal.SIGKILL) if not server.ended.is_set() else None
+    server.process.stdin.close()
+    server.process.kill()
+    server.process.wait()
+    server.process.stdout.close()
 
 
 class Killed(BaseException):
@@ -126,38 +197,23 @@ def test_a_comparison_with_seeds_keeps_what_had_finished(tmp_path):
     assert left == [f"{row}-seed{seed}-step000000024.safetensors" for row in (0, 1) for seed in (1, 3)]
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([*COMMAND, *map(str, arguments), "--quiet"], stderr=subprocess.PIPE, text=True)
-
-
-def reached(folder: Path, step: int, process: subprocess.Popen[str]) -> bool:
-    """Waits for a checkpoint of that step or later; False where the process ends before."""
-    while process.poll() is None:
-        found = [int(path.stem[-9:]) for path in (folder / "checkpoints").glob("*-step*.safetensors")]
-        if max(found, default=0) >= step:
-            return True
-        time.sleep(0.002)
-    return False
-
-
-LONG = ["train", "--task", "digits", "--method", "forward", "-k", "2", "--steps", "600", "--seed", "5"]
-LONG += ["--set", "checkpoints.every=20", "--set", "evaluations=20"]
+LONG = ["train", "--task", "digits", "--method", "forward", "-k", "2", "--seed", "5", "--set", "evaluations=20"]
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(25, marks=pytest.mark.slow)])
-def test_processes_killed_at_random_steps_end_with_the_same_weights(tmp_path, kills):
+def test_processes_killed_at_random_steps_end_with_the_same_weights(tmp_path, server, kills):
     draw, step, died = random.Random(kills), 0, 0
-    process = start(*LONG, "--out", tmp_path / "parts")
+    steps = 200 if kills == 3 else 800
+    every = ["--steps", steps, "--set", "checkpoints.every=10"]
+    server.start(*LONG, *every, "--out", tmp_path / "parts")
     for _ in range(kills):
-        step += draw.randint(1, 1000 // kills) if step < 560 else 0
-        if reached(tmp_path / "parts", min(step, 580), process):
+        step += draw.randint(1, steps // kills)
+        if server.reached(tmp_path / "parts", min(step, steps - 40)):
             time.sleep(draw.random() * 0.02)  # anywhere: in a step, or in the middle of a checkpoint
-            process.send_signal(signal.SIGKILL)
-        died += process.wait() == -signal.SIGKILL
-        process.communicate()
-        process = start("resume", tmp_path / "parts")
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 0, errors
+            server.kill(signal.SIGKILL)
+        died += server.wait() == -signal.SIGKILL
+        server.start("resume", tmp_path / "parts")
+    assert server.wait() == 0, server.errors.read_text()
     assert died >= kills // 2 + 1
     parts = read_record(tmp_path / "parts" / "record.json")
     assert parts.finished
@@ -170,18 +226,18 @@ def uninterrupted(record: Record, folder: Path) -> Record:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_and_sigterm_save_and_resume_goes_on(tmp_path, number):
-    rare = [*LONG, "--set", "checkpoints.every=600"]
-    process = start(*rare, "--out", tmp_path / "parts")
-    while not (tmp_path / "parts" / "checkpoints").is_dir() and process.poll() is None:
+def test_ctrl_c_and_sigterm_save_and_resume_goes_on(tmp_path, server, number):
+    rare = [*LONG, "--steps", 300, "--set", "checkpoints.every=300"]
+    server.start(*rare, "--out", tmp_path / "parts")
+    while not list((tmp_path / "parts" / "replay").glob("*")) and not server.ended.is_set():
         time.sleep(0.002)
-    time.sleep(0.3)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
+    time.sleep(0.1)
+    server.kill(number)
+    assert server.wait() == 130
+    errors = server.errors.read_text()
     assert f"forwardgrad resume {tmp_path}" in errors.replace("\n", "") and "Traceback" not in errors
     (saved,) = (tmp_path / "parts" / "checkpoints").iterdir()
-    assert 0 <= int(saved.stem[-9:]) < 600
+    assert 0 < int(saved.stem[-9:]) < 300
     record = read_record(tmp_path / "parts" / "record.json")
     parts = carry_on(record, SPLITS, OutputFolder(tmp_path / "parts"), Silence())
     assert outcome(parts) == outcome(uninterrupted(parts, tmp_path / "whole"))

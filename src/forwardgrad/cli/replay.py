@@ -22,9 +22,14 @@ def replay(
     forwardgrad replay runs/train --save weights
     """
     from forwardgrad.train.replay import logs
-    from forwardgrad.train.replayed import replay_row
+    from forwardgrad.train.replayed import nothing_to_replay, replay_row, unlogged
 
-    rows = [replay_row(path, save) for path in logs(run)]
+    found, missing = logs(run), unlogged(run)
+    if not found:
+        raise nothing_to_replay(run, missing)
+    rows = [replay_row(path, save) for path in found]
+    for sentence in missing:
+        typer.echo(f"{sentence}.", err=True)
     if as_json:
         typer.echo(json.dumps(rows, indent=1))
         return

@@ -21,11 +21,12 @@ def report(
 
     forwardgrad report runs/digits-a runs/digits-b --out both.html
     """
-    from forwardgrad.cli.running import needing_matplotlib
+    from forwardgrad.cli.running import painter
     from forwardgrad.train.output import OutputFolder
 
-    with needing_matplotlib():
-        from forwardgrad.train.page import PAGE_NAME, render, sources_of
+    painter()  # says so where matplotlib is missing
+    from forwardgrad.train.page import PAGE_NAME, render, sources_of
+
     page = render(sources_of(runs))
     target = out or runs[0] / PAGE_NAME
     typer.echo(OutputFolder(target.parent).ready().write(target.name, page))

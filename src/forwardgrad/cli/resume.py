@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
-import typer
-
 from forwardgrad.cli.running import finish, painter
 from forwardgrad.cli.shared import AsJson, Quiet, RunFolder, plainly
 
@@ -17,11 +13,13 @@ def resume(run: RunFolder, as_json: AsJson = False, quiet: Quiet = False) -> Non
     forwardgrad resume runs/train
     """
     from forwardgrad.train.comparison import RECORD_NAME, contenders_of
+    from forwardgrad.train.lock import held
     from forwardgrad.train.output import OutputFolder
     from forwardgrad.train.record import read_record
 
-    draw, record = painter(), read_record(run / RECORD_NAME)
-    splits = contenders_of(record)[0].config.task.load()
-    with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_: typer.echo(str(message), err=True)
-        finish(record, splits, OutputFolder(run).probe(), draw, as_json, quiet)
+    draw = painter()
+    read_record(run / RECORD_NAME)  # where there is none, the folder is left as it is
+    with held(OutputFolder(run).probe()):
+        record = read_record(run / RECORD_NAME)  # as the process before this one has left it
+        splits = contenders_of(record)[0].config.task.load()
+        finish(record, splits, OutputFolder(run), draw, as_json, quiet)

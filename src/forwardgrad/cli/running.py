@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,25 +23,22 @@ if TYPE_CHECKING:
     from forwardgrad.train.tasks.task import Splits
 
 
-@contextmanager
-def needing_matplotlib() -> Iterator[None]:
-    """Inside, an import that fails is a MissingExtraError."""
-    try:
-        yield
-    except ImportError as error:
-        raise MissingExtraError(
-            "pictures and reports need matplotlib", "no such package", "pip install forwardgrad[train]"
-        ) from error
-
-
 def painter() -> Callable[[Record], bytes]:
-    """What draws the picture; MissingExtraError where matplotlib is not there."""
-    with needing_matplotlib():
-        from forwardgrad.train.picture import draw
+    """What draws the picture, and imports matplotlib only then; MissingExtraError where that is not there."""
+    if find_spec("matplotlib") is None:
+        raise MissingExtraError("the picture needs matplotlib", "no such package", "pip install forwardgrad[train]")
+
+    def draw(record: Record) -> bytes:
+        from forwardgrad.train.picture import draw as paint
+
+        return paint(record)
+
     return draw
 
 
-def train_and_show(contenders: list[Contender], out: Path, as_json: bool, quiet: bool, *, deeper: bool = False) -> None:
+def train_and_show(
+    contenders: list[Contender], out: Path, as_json: bool, quiet: bool, *, overwrite: bool, demo: bool = False
+) -> None:
     """Trains every contender from the beginning, and shows what came of it.
 
     Args:
@@ -48,16 +46,22 @@ def train_and_show(contenders: list[Contender], out: Path, as_json: bool, quiet:
         out: folder of the record and the picture.
         as_json: print the record alone.
         quiet: no progress bars.
-        deeper: measure memory on deeper nets in the end.
+        overwrite: replace what an earlier command left in the folder.
+        demo: measure memory on deeper nets in the end, and replace a finished demo without being told to.
     """
     from forwardgrad.train.comparison import begin
+    from forwardgrad.train.lock import held
     from forwardgrad.train.output import OutputFolder
+    from forwardgrad.train.vacancy import check_vacant
 
     # Whatever may be missing is missed before training, not after it.
     draw = painter()
     splits = contenders[0].config.task.load()
     output = OutputFolder(out).probe()
-    finish(begin(contenders, output, depths=deeper), splits, output, draw, as_json, quiet)
+    with held(output):
+        if not overwrite:
+            check_vacant(output, contenders, again=demo)
+        finish(begin(contenders, output, depths=demo), splits, output, draw, as_json, quiet)
 
 
 def finish(
@@ -80,19 +84,19 @@ def finish(
     """
     from forwardgrad.train.comparison import PICTURE_NAME, RECORD_NAME, carry_on, contenders_of
     from forwardgrad.train.depth import add_depths
-    from forwardgrad.train.page import PAGE_NAME, render
-    from forwardgrad.train.page.sections import Source
     from forwardgrad.train.report import Bars, Silence, results_table
 
     gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
     contenders = contenders_of(record)
     console = Console(stderr=as_json)
     try:
-        if as_json or quiet:
-            carry_on(record, splits, output, Silence())
-        else:
-            with Bars(console, contenders) as bars:
-                carry_on(record, splits, output, bars)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: typer.echo(str(message), err=True)
+            if as_json or quiet:
+                carry_on(record, splits, output, Silence())
+            else:
+                with Bars(console, contenders) as bars:
+                    carry_on(record, splits, output, bars)
     except KeyboardInterrupt:
         typer.echo(f"Interrupted; `forwardgrad resume {output.path}` goes on.", err=True)
         raise typer.Exit(INTERRUPTED) from None
@@ -100,6 +104,9 @@ def finish(
         add_depths(record, contenders)
         output.write(RECORD_NAME, record.to_json())
     picture = output.write(PICTURE_NAME, draw(record))
+    from forwardgrad.train.page import PAGE_NAME, render  # not before training is over: it imports matplotlib
+    from forwardgrad.train.page.sections import Source
+
     page = output.write(PAGE_NAME, render([Source(output.path, record)]))
     if as_json:
         sys.stdout.buffer.write(record.to_json())

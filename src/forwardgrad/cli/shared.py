@@ -32,6 +32,7 @@ CODES_HELP = (
 )
 
 Out = Annotated[Path, typer.Option(help="Folder for the record and the picture.", show_default=True)]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the run that --out holds.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the record as JSON, and nothing else.")]
 RunFolder = Annotated[Path, typer.Argument(help="The folder that --out named.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]

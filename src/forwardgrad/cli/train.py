@@ -9,7 +9,7 @@ import typer
 
 from forwardgrad.cli import names
 from forwardgrad.cli.running import train_and_show
-from forwardgrad.cli.shared import AsJson, Out, Quiet, plainly
+from forwardgrad.cli.shared import AsJson, Out, Overwrite, Quiet, plainly
 
 
 @plainly
@@ -33,6 +33,7 @@ def train(
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any config key: KEY=VALUE.")] = None,
     out: Out = Path("runs/train"),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -53,4 +54,4 @@ def train(
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
     resolved = read_config(config, overrides | parse_settings(settings or []))
-    train_and_show([Contender(resolved.method.name, resolved)], out, as_json, quiet)
+    train_and_show([Contender(resolved.method.name, resolved)], out, as_json, quiet, overwrite=overwrite)

@@ -8,8 +8,11 @@ The library never trains; this room does, and the command `forwardgrad` is its d
 | `tasks/` | one file per task: data, model, loss, score |
 | `inventory` | which tasks' data is there |
 | `methods` | one small class per method name: its settings, and how it is built |
-| `loop` | `train_run`: one method, one seed; with `batches`, `budget`, `descent` (the optimizer), `seeding` |
+| `loop` | `train_run`: one method, one seed; with `batches`, `budget`, `descent` (the optimizer), `randomness` |
 | `keeper` | when a checkpoint is due; with `state`, `checkpoint`, `tree`, `interrupt` |
+| `seeding` | independent random streams out of one seed |
+| `lock`, `vacancy`, `space` | a folder for one process, without another run in it, on a disk with room |
+| `shortage` | how running out of memory is recognised, and what is said of it |
 | `replay` | weights from keys and slopes; with `replaylog`, `replaywriter`, `replayed` |
 | `comparison` | several methods, the same seeds, the same number of forward passes; `demo` is one of them |
 | `depth` | memory of a step as a net gets deeper |

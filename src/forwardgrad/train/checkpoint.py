@@ -21,7 +21,7 @@ from forwardgrad.train.record import versions
 from forwardgrad.train.tensorbytes import tensor_bytes
 from forwardgrad.train.tree import flatten, unflatten
 
-FORMAT = "forwardgrad.checkpoint/1"
+FORMAT = "forwardgrad.checkpoint/2"
 _NEEDS = "a checkpoint needs a whole file of this run"
 _PACKAGES = ("torch", "machine")  # of these the last bits of a result depend
 
@@ -95,6 +95,10 @@ class Checkpoints:
     def newest(self) -> Path | None:
         """The newest file; None where there is none."""
         return next(iter(self._files()), None)
+
+    def count(self) -> int:
+        """How many files there are."""
+        return len(self._files())
 
     def prune(self, keep: int) -> None:
         """Drops all but the `keep` newest files."""

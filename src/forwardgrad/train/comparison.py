@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,14 +12,19 @@ from typing import Protocol
 
 import torch
 
+from forwardgrad.errors import CheckpointError
 from forwardgrad.train.config import RunConfig, build_config
 from forwardgrad.train.interrupt import stoppable
 from forwardgrad.train.keeper import Keeper, clear
+from forwardgrad.train.lock import held
 from forwardgrad.train.logs import check_logs, clear_logs, logging
 from forwardgrad.train.loop import Progress, step_cost, train_run
+from forwardgrad.train.methods import halved
 from forwardgrad.train.output import OutputFolder
-from forwardgrad.train.record import Entry, Record, Run
+from forwardgrad.train.record import Cost, Entry, Record, Run
+from forwardgrad.train.shortage import ShortageWarning, give_back, is_shortage, no_memory, shrinking
 from forwardgrad.train.tasks.task import Splits
+from forwardgrad.train.tensorbytes import fingerprint
 
 RECORD_NAME, PICTURE_NAME = "record.json", "curves.png"
 
@@ -50,15 +56,16 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
         depths: whether memory on deeper nets is to be measured in the end.
 
     Raises:
-        OutputError: the record cannot be saved.
+        OutputError: the record cannot be saved, or another process is at work in the folder.
         MissingExtraError: a config asks for a log whose package is not there; nothing is touched.
     """
     check_logs([one.config for one in contenders])
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
     record = Record(command=list(sys.argv), entries=entries, depths=depths)
-    output.write(RECORD_NAME, record.to_json())
-    clear(output)
-    clear_logs(output)
+    with held(output):
+        output.write(RECORD_NAME, record.to_json())
+        clear(output)
+        clear_logs(output)
     return record
 
 
@@ -78,27 +85,36 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
 
     Raises:
         NonFiniteError: a contender's loss is no longer finite.
-        OutputError: the record or a checkpoint cannot be saved.
-        CheckpointError: a run has checkpoints, and none of them is good.
+        OutOfMemoryError: no memory is left for a step, however few tangents are pushed at once.
+        OutputError: the record or a checkpoint cannot be saved, or another process is at work in the folder.
+        CheckpointError: a run has checkpoints, and none of them is good; or the record was begun with other data.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run under way has been saved.
     """
-    output.sweep()
-    with stoppable() as stop, logging(watcher, record, output) as watcher:
-        for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
-            config, kept = contender.config, {run.seed: run for run in entry.runs}
-            with threads(config.threads):
-                cost = entry.runs[0].cost if entry.runs else None
-                for index, seed in enumerate(config.seeds):
-                    if seed in kept:
-                        watcher.progress(row, index, _end(kept[seed]))
-                        continue
-                    keeper = Keeper.of(config, seed, row, output, stop)
-                    cost = cost or keeper.cost() or step_cost(config, splits)
-                    run = train_run(config, splits, seed, cost, partial(watcher.progress, row, index), keeper)
-                    entry.runs.append(run)
-                    output.write(RECORD_NAME, record.to_json())
-                    keeper.close()
-                    watcher.finished(row, run)
+    with held(output), stoppable() as stop:
+        output.sweep()
+        _same_data(record, splits, output)
+        with logging(watcher, record, output) as book:
+            for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
+                config, kept = contender.config, {run.seed: run for run in entry.runs}
+                with threads(config.threads):
+                    cost = entry.runs[0].cost if entry.runs else None
+                    for index, seed in enumerate(config.seeds):
+                        if seed in kept:
+                            book.progress(row, index, _end(kept[seed]))
+                            continue
+                        keeper = Keeper.of(config, seed, row, output, stop)
+                        cost = cost or keeper.cost()
+                        if cost is None:
+                            fitting, cost = _fitted(config, splits)
+                            if fitting != config:
+                                config, entry.config = fitting, fitting.resolved().model_dump(mode="json")
+                                output.write(RECORD_NAME, record.to_json())
+                                keeper = Keeper.of(config, seed, row, output, stop)
+                        run = train_run(config, splits, seed, cost, partial(book.progress, row, index), keeper)
+                        entry.runs.append(run)
+                        output.write(RECORD_NAME, record.to_json())
+                        keeper.close()
+                        book.finished(row, run)
     record.finished = True
     output.write(RECORD_NAME, record.to_json())
     return record
@@ -111,6 +127,35 @@ def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolde
     `carry_on` for the arguments and what may go wrong.
     """
     return carry_on(begin(contenders, output), splits, output, watcher)
+
+
+def _same_data(record: Record, splits: Splits, output: OutputFolder) -> None:
+    """Notes the checksum of the data in a new record; CheckpointError where an old one has another."""
+    now = fingerprint(splits)
+    if record.data and record.data != now:
+        task = build_config(record.entries[0].config).task
+        needs, found = f"going on needs the data that the run began with, of SHA-256 {record.data}", f"SHA-256 {now}"
+        cure = "put back the files that were there, or begin a new run with `forwardgrad train`"
+        raise CheckpointError(needs, found, cure, path=task.source.look().place or str(output.path / RECORD_NAME))
+    if not record.data:
+        record.data = now
+        output.write(RECORD_NAME, record.to_json())
+
+
+def _fitted(config: RunConfig, splits: Splits) -> tuple[RunConfig, Cost]:
+    """The config with as many tangents at once as memory has room for, and what a step then takes."""
+    while True:
+        try:
+            return config, step_cost(config, splits)
+        except (RuntimeError, MemoryError) as error:
+            if not is_shortage(error):
+                raise
+            smaller = halved(config.method)
+            if smaller is None:
+                raise no_memory(config.method, "none left when a first step was measured", "") from error
+        give_back()
+        warnings.warn(shrinking(config.method, smaller, "the first step"), ShortageWarning, stacklevel=3)
+        config = config.model_copy(update={"method": smaller})
 
 
 def _end(run: Run) -> Progress:

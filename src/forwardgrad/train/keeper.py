@@ -21,6 +21,7 @@ from forwardgrad.train.replay import Logged, replayable
 from forwardgrad.train.replaylog import FOLDER as REPLAY
 from forwardgrad.train.replaylog import SUFFIX
 from forwardgrad.train.replaywriter import Writer
+from forwardgrad.train.space import check_space, checkpoint_bytes, log_bytes
 from forwardgrad.train.state import Moving
 
 FOLDER = "checkpoints"
@@ -68,7 +69,7 @@ class Keeper:
             method: what it built.
             model: what it trains.
         """
-        if not replayable(method, config, model):
+        if not replayable(method, model):
             return None
         folder = OutputFolder(self.checkpoints.output.path.parent / REPLAY).ready()
         identity = self.checkpoints.identity
@@ -121,6 +122,21 @@ class Keeper:
     def close(self) -> None:
         """The run is finished and recorded: of its checkpoints the last one stays, with the weights."""
         self.checkpoints.prune(1)
+
+    def check_space(self, moving: Moving, momentum: float, num_tangents: int) -> None:
+        """Asks for room for all the checkpoints there will be, one more while it is written, and the replay log.
+
+        Args:
+            moving: the run, at its beginning or where it goes on.
+            momentum: of its optimizer.
+            num_tangents: slopes a step adds to its replay log; 0 where it has none.
+
+        Raises:
+            OutputError: there is less room than that.
+        """
+        still = max(1, self.checkpoints.keep + 1 - self.checkpoints.count())
+        needed = still * checkpoint_bytes(moving, momentum)
+        check_space(self.checkpoints.output, needed + (log_bytes(moving, num_tangents) if num_tangents else 0))
 
 
 def clear(output: OutputFolder) -> None:

@@ -3,31 +3,36 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from time import perf_counter
 
-import torch
 from torch import Tensor
 
-from forwardgrad.errors import NonFiniteError
+from forwardgrad.errors import NonFiniteError, OutOfMemoryError
 from forwardgrad.estimate import Method, backward
 from forwardgrad.measurement import measure
+from forwardgrad.module.replay import Randomness
 from forwardgrad.tangents.key import Key
 from forwardgrad.train.batches import batches
 from forwardgrad.train.budget import num_steps
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.descent import Descent
+from forwardgrad.train.frozen import load_moving, moving_tensors
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.keeper import Keeper
+from forwardgrad.train.methods import halved
 from forwardgrad.train.probing import Probed, probe_batch, probe_now
+from forwardgrad.train.randomness import seeded
 from forwardgrad.train.record import Cost, Point, Run
 from forwardgrad.train.replay import Logged
-from forwardgrad.train.seeding import derived_seed, stream
+from forwardgrad.train.seeding import stream
+from forwardgrad.train.shortage import ShortageWarning, give_back, is_shortage, no_memory, shrinking
 from forwardgrad.train.state import Moving
 from forwardgrad.train.tally import Tallied
-from forwardgrad.train.tasks.task import Splits
+from forwardgrad.train.tasks.task import Batch, Splits
 from forwardgrad.train.tensorbytes import checksum
 
 # How often a run reports where it is: often enough for a smooth bar, seldom enough to cost nothing.
@@ -78,7 +83,9 @@ def train_run(
 ) -> Run:
     """Trains once and reports the weights that did best on the validation part.
 
-    The same config and seed give the same weights bit for bit. Torch's own random state is left as it was.
+    The same config and seed give the same weights bit for bit. The random states of torch, numpy and Python are left
+    as they were. Where memory is short, fewer tangents are pushed at once, with a `ShortageWarning`: the same tangents
+    and dropout masks, and so the same estimate, but for the order in which floating-point numbers are added.
 
     Args:
         config: what to train, how, and for how long.
@@ -91,15 +98,15 @@ def train_run(
     Raises:
         NonFiniteError: the loss is no longer finite; names the step by which it happened.
         CheckpointError: there are checkpoints, and none of them is good.
-        OutputError: a checkpoint cannot be written.
+        OutputError: a checkpoint cannot be written, or there is no room for it.
+        OutOfMemoryError: no memory is left, and less at once is not to be had.
         KeyboardInterrupt: the keeper was told to stop; a checkpoint is saved.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derived_seed(seed, "dropout"))
+    with seeded(seed):
         model = config.task.build(stream(seed, "weights"))
         moving = Moving(
             model=model,
-            method=config.method.build(model),
+            choice=config.method,
             descent=Descent(model, config.learning_rate, config.momentum, config.method.fused),
             order=batches(splits.train, config.task.batch_size, stream(seed, "order")),
             cost=cost,
@@ -118,17 +125,30 @@ class _Training:
     moving: Moving
     keeper: Keeper | None
     logged: Logged | None
-    marks: set[int] = field(default_factory=set)
+    marks: set[int] = field(default_factory=set)  # steps after which the curve gets a point
+    shrunk: bool = False  # in the last step
 
     @property
     def method(self) -> Method:
         return self.logged or self.moving.method
 
     def run(self, observe: Callable[[Progress], None]) -> Run:
+        try:
+            return self._run(observe)
+        except (RuntimeError, MemoryError) as error:
+            if isinstance(error, OutOfMemoryError) or not is_shortage(error):
+                raise
+            raise self._short("none left") from error
+
+    def _run(self, observe: Callable[[Progress], None]) -> Run:
         now, keeper = self.moving, self.keeper
-        if keeper is None or not keeper.resume(now):
+        resumed = keeper is not None and keeper.resume(now)
+        if keeper:
+            keeper.check_space(now, self.config.momentum, getattr(now.choice, "num_tangents", 0) if self.logged else 0)
+        if not resumed:
             now.add(self._point(None))
         if self.logged:
+            self.logged.method = now.method
             self.logged.writer.go_on(now.step)
         marks, saves = _even(now.steps, self.config.evaluations), keeper.marks(now.steps) if keeper else set()
         looks = _even(now.steps, _REPORTS) | marks | saves
@@ -139,21 +159,24 @@ class _Training:
             if not stop.asked:
                 now.total += self._step()
                 now.step, now.since = now.step + 1, now.since + 1
-            if now.step in looks or stop.asked:
+            if now.step in looks or stop.asked or self.shrunk:
                 now.seconds += perf_counter() - started  # the clock stands still while we look
                 self._look(marks, saves, stop, observe)
                 started = perf_counter()
         weights = checksum(now.model)
-        now.model.load_state_dict(now.best)
+        load_moving(now.model, now.best)
         test = self.config.task.score(now.model, self.splits.test)
-        return Run(self.seed, now.cost, tuple(now.curve), now.best_step, test.loss, test.accuracy, weights)
+        curve, size = tuple(now.curve), now.chunk_size
+        return Run(self.seed, now.cost, curve, now.best_step, test.loss, test.accuracy, weights, size)
 
     def _look(self, marks: set[int], saves: set[int], stop: Stop, observe: Callable[[Progress], None]) -> None:
         now, keeper = self.moving, self.keeper
         if now.step in marks and now.curve[-1].step < now.step:
             now.add(self._point(float(now.total) / now.since))
-        if keeper and (stop.asked or (now.step in saves and keeper.due(now))):
+        # What a smaller chunk adds up in another order must not be taken for another run: it is saved at once.
+        if keeper and (stop.asked or self.shrunk or (now.step in saves and keeper.due(now))):
             self._save(keeper)
+        self.shrunk = False
         if stop.asked:
             raise KeyboardInterrupt
         observe(self._progress())
@@ -161,16 +184,37 @@ class _Training:
     def _step(self) -> Tensor:
         now = self.moving
         now.descent.move_to(self.config.rate_at(now.step, now.steps))
-        batch, key = next(now.order), Key(self.seed, now.step)
-        method = Tallied(self.method, now.tally, measured=now.step + 1 in self.marks)
+        batch = next(now.order)
         try:
-            loss = backward(method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
+            while (loss := self._backward(batch)) is None:
+                pass
         except NonFiniteError as error:
             raise self._stopped(error.found) from error
         now.descent.step()
         if self.logged:
             self.logged.stepped(now.steps)
         return loss
+
+    def _backward(self, batch: Batch) -> Tensor | None:
+        """The loss, its gradient delivered; None where memory was short, and less will be pushed at once."""
+        now, smaller = self.moving, halved(self.moving.choice)
+        before = Randomness(batch[0].device) if smaller else None
+        try:
+            key = Key(self.seed, now.step)
+            method = Tallied(self.method, now.tally, measured=now.step + 1 in self.marks)
+            return backward(method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
+        except (RuntimeError, MemoryError) as error:
+            if smaller is None or before is None or not is_shortage(error):
+                raise
+        # Out here the error is gone, and with it the frames that held on to what was computed.
+        give_back()
+        before.restore()
+        warnings.warn(shrinking(now.choice, smaller, f"step {now.step}"), ShortageWarning, stacklevel=2)
+        now.use(smaller)
+        if self.logged:
+            self.logged.method = now.method
+        self.shrunk = True
+        return None
 
     def _point(self, train_loss: float | None) -> Point:
         now = self.moving
@@ -196,19 +240,26 @@ class _Training:
         return Progress(now.step, now.steps, now.cost, now.curve[-1], now.curve)
 
     def _save(self, keeper: Keeper) -> None:
-        if not all(bool(tensor.isfinite().all()) for tensor in self.moving.model.state_dict().values()):
+        if not all(bool(tensor.isfinite().all()) for tensor in moving_tensors(self.moving.model).values()):
             raise self._stopped("weights that are not")  # the checkpoint before is the better one
         if self.logged:
             self.logged.writer.sync()
         keeper.save(self.moving)
 
     def _stopped(self, found: str) -> NonFiniteError:
+        cure = f"lower the learning rate, now {self.config.learning_rate:g}{self._last_good()}"
+        return NonFiniteError("training needs finite numbers", f"{found} {self._place()}", cure)
+
+    def _short(self, found: str) -> OutOfMemoryError:
+        return no_memory(self.moving.choice, f"{found} {self._place()}", self._last_good())
+
+    def _place(self) -> str:
         now = self.moving
-        cure = f"lower the learning rate, now {self.config.learning_rate:g}"
+        return f"in step {now.step} (epoch {now.order.epoch}, batch {now.order.position})"
+
+    def _last_good(self) -> str:
         last = self.keeper.checkpoints.newest() if self.keeper else None
-        place = f"in step {now.step} (epoch {now.order.epoch}, batch {now.order.position})"
-        cure += f"; the last good checkpoint is {last}" if last else ""
-        return NonFiniteError("training needs finite numbers", f"{found} {place}", cure)
+        return f"; the last good checkpoint is {last}" if last else "; there is no checkpoint yet"
 
 
 def _even(steps: int, places: int) -> set[int]:

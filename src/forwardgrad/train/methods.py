@@ -6,13 +6,14 @@ backward pass.
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 from torch import nn
 
 from forwardgrad import methods
 from forwardgrad.estimate import Method
+from forwardgrad.slopes import Jvp
 from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict, spelled_out
 
 Tangents = Literal["rank_one", "rademacher", "gaussian", "sphere", "orthonormal", "coordinate"]
@@ -59,7 +60,7 @@ class Forward(Strict):
     """Forward gradient: exact slopes along K random tangents, no tape.
 
     `scale="mmse"` shrinks the estimate, which is sqrt(n/K) times as long as the gradient: backprop's learning rate is
-    then safe, and the best one larger.
+    then safe, and the best one larger. `chunk_size` is how many tangents are pushed at once: all, where unset.
     """
 
     fused: ClassVar[bool] = False
@@ -68,28 +69,49 @@ class Forward(Strict):
     tangents: Tangents = "rank_one"
     combine: Literal["mean", "project", "mmse"] = "mean"
     scale: Scale = "mmse"
+    chunk_size: PositiveInt | None = None
 
     def build(self, model: nn.Module) -> Method:
         """The method itself; `model` is what it will train."""
         return methods.ForwardGradient(
-            num_tangents=self.num_tangents, tangents=self.tangents, combine=self.combine, scale=self.scale
+            num_tangents=self.num_tangents,
+            tangents=self.tangents,
+            combine=self.combine,
+            scale=self.scale,
+            chunk_size=self.chunk_size,
         )
 
 
 class Control(Strict):
-    """Forward gradient around a memory of the gradient, which learns from every slope."""
+    """Forward gradient around a memory of the gradient, which learns from every slope; `chunk_size` as above."""
 
     fused: ClassVar[bool] = False
     name: Literal["control"] = "control"
     num_tangents: PositiveInt = 16
     tangents: Tangents = "rank_one"
     scale: Literal["memory", "unbiased"] | PositiveFloat = "unbiased"
+    chunk_size: PositiveInt | None = None
 
     def build(self, model: nn.Module) -> Method:
         """The method itself; `model` is what it will train."""
-        return methods.ControlVariate(self.num_tangents, self.tangents, scale=self.scale)
+        slope = Jvp(self.chunk_size)
+        return methods.ControlVariate(self.num_tangents, self.tangents, slope=slope, scale=self.scale)
 
 
 AnyMethod = Backprop | Checkpointed | Spsa | Forward | Control
 MethodChoice = Annotated[AnyMethod, Field(discriminator="name"), BeforeValidator(spelled_out)]
 CHOICES: tuple[type[AnyMethod], ...] = get_args(AnyMethod)
+
+
+def in_chunks(choice: AnyMethod, size: int | None) -> AnyMethod:
+    """The same method with `size` tangents pushed at once; a method that pushes none is given back as it is."""
+    return choice.model_copy(update={"chunk_size": size}) if hasattr(choice, "chunk_size") else choice
+
+
+def halved(choice: AnyMethod) -> AnyMethod | None:
+    """The same method with half as many tangents pushed at once; None where there is no less than it has."""
+    pushed: Any = choice
+    if not hasattr(choice, "chunk_size"):
+        return None
+    size = min(pushed.chunk_size or pushed.num_tangents, pushed.num_tangents)
+    return in_chunks(choice, size // 2) if size > 1 else None

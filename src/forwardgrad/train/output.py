@@ -36,7 +36,7 @@ class OutputFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._replace(".probe", b"\0" * PROBE_BYTES)
-            (self.path / ".probe").unlink()
+            (self.path / ".probe").unlink(missing_ok=True)  # another process may try the folder too
         except OSError as error:
             raise self.refusal(error) from error
         return self

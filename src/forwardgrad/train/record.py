@@ -77,6 +77,7 @@ class Run:
         test_loss: of those weights.
         test_accuracy: of those weights; None where the task has no accuracy.
         weights: checksum of the final weights, to compare two runs bit for bit.
+        chunk_size: tangents pushed at once in the last step; None for all, or where none are pushed.
     """
 
     seed: int
@@ -86,6 +87,7 @@ class Run:
     test_loss: float
     test_accuracy: float | None
     weights: str
+    chunk_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ class Record:
         entries: one per method.
         finished: whether all runs are there.
         depths: whether `deeper` is to be filled in after them.
+        data: checksum of the splits that the runs meet; empty until the first of them begins.
         created: when, in UTC.
         versions: of Python, the platform and the packages that decide a result.
         format: of this document.
@@ -125,6 +128,7 @@ class Record:
     entries: list[Entry]
     finished: bool = False
     depths: bool = False
+    data: str = ""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())
     format: str = FORMAT

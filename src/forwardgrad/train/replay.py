@@ -42,7 +42,7 @@ class Logged:
         seed: of the run.
     """
 
-    method: Rebuilding
+    method: Method
     writer: Writer
     config: dict[str, Any]
     seed: int
@@ -79,30 +79,43 @@ class Replayed:
     weights: str
 
 
-def replayable(method: Method, config: RunConfig, model: nn.Module) -> TypeGuard[Rebuilding]:
-    """Whether slopes and keys decide the run: no momentum, no learned state, no buffers that a forward pass writes.
+def replayable(method: Method, model: nn.Module) -> TypeGuard[Rebuilding]:
+    """Whether slopes and keys decide the run; momentum may be, since it too follows from them.
 
     Args:
         method: what the config built.
-        config: of the run.
         model: what is trained.
     """
+    return obstacle(method, model) is None
+
+
+def obstacle(method: Method, model: nn.Module) -> str | None:
+    """Why slopes and keys do not decide the run; None where they do.
+
+    Args:
+        method: what the config built.
+        model: what is trained.
+    """
+    if not hasattr(method, "rebuild"):
+        return f"the gradient of {type(method).__name__} is not decided by slopes and keys alone"
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
-    plain = config.momentum == 0 and not config.method.fused
-    return plain and hasattr(method, "rebuild") and set(model.state_dict()) <= parameters
+    buffers = sorted(set(model.state_dict()) - parameters)
+    if buffers:
+        others = f" and {len(buffers) - 1} other buffers" if len(buffers) > 1 else ""
+        return f"the model keeps `{buffers[0]}`{others}, which only forward passes over the data can write"
+    return None
+
+
+def obstacle_of(config: RunConfig) -> str | None:
+    """Why runs of a config leave no replay log; None where they leave one."""
+    with torch.random.fork_rng(devices=[]):
+        model = config.task.build(stream(config.seeds[0], "weights"))
+    return obstacle(config.method.build(model), model)
 
 
 def logs(folder: Path) -> list[Path]:
-    """The replay logs of a run folder; or the file itself, where one is named.
-
-    Raises:
-        CheckpointError: there is none.
-    """
-    found = [folder] if folder.is_file() else sorted((folder / FOLDER).glob(f"*{SUFFIX}"))
-    if not found:
-        cure = "name the folder of a forward gradient or SPSA without momentum; others have checkpoints alone"
-        raise CheckpointError("a replay needs the log of a run", "none", cure, path=str(folder / FOLDER))
-    return found
+    """The replay logs of a run folder; or the file itself, where one is named."""
+    return [folder] if folder.is_file() else sorted((folder / FOLDER).glob(f"*{SUFFIX}"))
 
 
 def replay(path: Path) -> Replayed:
@@ -119,9 +132,9 @@ def replay(path: Path) -> Replayed:
     with torch.random.fork_rng(devices=[]):
         model = config.task.build(stream(seed, "weights"))
     method = config.method.build(model)
-    if not replayable(method, config, model):
-        needs = "a replay needs a method whose slopes decide it"
-        raise CheckpointError(needs, f"`{config.method.name}`", "use its checkpoints", path=str(path))
+    if not replayable(method, model):
+        needs, found = "a replay needs a run that slopes and keys decide", obstacle(method, model) or "another"
+        raise CheckpointError(needs, found, "use its checkpoints", path=str(path))
     objective, sink = ModuleObjective(model, config.task.loss), Accumulate()
     descent = Descent(model, config.learning_rate, config.momentum, fused=False)
     reached = frozenset(log.header.names)

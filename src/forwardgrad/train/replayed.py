@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from forwardgrad.train.comparison import RECORD_NAME, threads
 from forwardgrad.train.config import build_config
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Run, read_record
-from forwardgrad.train.replay import replay
-from forwardgrad.train.replaylog import read
+from forwardgrad.train.replay import logs, obstacle_of, replay
+from forwardgrad.train.replaylog import FOLDER, read
 
 
 def replay_row(path: Path, save_to: Path | None) -> dict[str, Any]:
@@ -50,6 +51,42 @@ def replay_row(path: Path, save_to: Path | None) -> dict[str, Any]:
         "weights": replayed.weights,
         "matches": True if run is not None else None,
     }
+
+
+def unlogged(folder: Path) -> list[str]:
+    """A sentence for every run of a record that has no replay log, with the reason.
+
+    Args:
+        folder: that `--out` named; a folder without a record has nothing to say.
+
+    Raises:
+        CheckpointError: the record cannot be read.
+    """
+    if not (folder / RECORD_NAME).exists():
+        return []
+    said, known = [], {path.stem for path in logs(folder)}
+    for row, entry in enumerate(read_record(folder / RECORD_NAME).entries):
+        config = build_config(entry.config)
+        missing = [seed for seed in config.seeds if f"{row}-seed{seed}" not in known]
+        if not missing:
+            continue
+        begun = [seed for seed in missing if any(run.seed == seed for run in entry.runs)]
+        reason = obstacle_of(config) or ("its log is gone" if begun else "it has not begun")
+        seeds = ", ".join(map(str, missing))
+        said.append(f"{entry.label}, seed {seeds}: no replay, since {reason}; its checkpoints hold the weights")
+    return said
+
+
+def nothing_to_replay(folder: Path, reasons: Sequence[str]) -> CheckpointError:
+    """The error of a folder without a single replay log.
+
+    Args:
+        folder: that `--out` named.
+        reasons: from `unlogged`.
+    """
+    cure = "name the folder of a ForwardGradient or SPSA run, or take the weights from `checkpoints`"
+    found = f"none ({'. '.join(reasons)})" if reasons else "none"
+    return CheckpointError("a replay needs the log of a run", found, cure, path=str(folder / FOLDER))
 
 
 def _recorded(path: Path, seed: int) -> Run | None:

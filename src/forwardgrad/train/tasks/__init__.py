@@ -7,6 +7,7 @@ from typing import Annotated, get_args
 from pydantic import BeforeValidator, Field
 
 from forwardgrad.train.strict import spelled_out
+from forwardgrad.train.tasks.ag_news import AgNews
 from forwardgrad.train.tasks.cifar10 import Cifar10
 from forwardgrad.train.tasks.digits import Digits
 from forwardgrad.train.tasks.fashion_mnist import FashionMnist
@@ -14,6 +15,7 @@ from forwardgrad.train.tasks.functions import Beale, Rosenbrock, Sphere, Styblin
 from forwardgrad.train.tasks.mnist import Mnist
 from forwardgrad.train.tasks.shakespeare import TinyShakespeare
 from forwardgrad.train.tasks.spoken_digits import SpokenDigits
+from forwardgrad.train.tasks.sst2 import Sst2
 
 AnyTask = (
     Digits
@@ -26,6 +28,8 @@ AnyTask = (
     | TinyShakespeare
     | Cifar10
     | SpokenDigits
+    | Sst2
+    | AgNews
 )  # fmt: skip
 TaskChoice = Annotated[AnyTask, Field(discriminator="name"), BeforeValidator(spelled_out)]
 TASKS: dict[str, type[AnyTask]] = {choice.model_fields["name"].default: choice for choice in get_args(AnyTask)}

@@ -79,13 +79,19 @@ def cross_entropy(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def score(model: nn.Module, part: Batch) -> Score:
-    """Mean cross-entropy and accuracy over a whole part; train/eval mode is left as it was found."""
+def score(model: nn.Module, part: Batch, chunk: int = _CHUNK) -> Score:
+    """Mean cross-entropy and accuracy over a whole part; train/eval mode is left as it was found.
+
+    Args:
+        model: gives logits [B, C].
+        part: inputs and labels.
+        chunk: samples scored at once.
+    """
     x, y = part
     was_training = model.training
     model.eval()
     loss, right = 0.0, 0
-    for inputs, labels in zip(x.split(_CHUNK), y.split(_CHUNK), strict=True):
+    for inputs, labels in zip(x.split(chunk), y.split(chunk), strict=True):
         logits = model(inputs)  # [B, C]
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         right += int((logits.argmax(1) == labels).sum())
