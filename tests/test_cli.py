@@ -275,7 +275,7 @@ def test_the_shell_completes_commands_tasks_and_methods_without_torch():
     assert set(names.METHODS) == {choice.model_fields["name"].default for choice in CHOICES}
     code = "import sys; from forwardgrad.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
     for words, found in {"forwardgrad rep": {"replay", "report"}, "forwardgrad train --method f": {"forward"},
-                         "forwardgrad train --task s": {"sphere", "styblinski-tang"}}.items():  # fmt: skip
+                         "forwardgrad train --task sp": {"sphere"}}.items():  # fmt: skip
         env = os.environ | {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
         env["_FORWARDGRAD_COMPLETE"] = "complete_bash"
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
