@@ -84,5 +84,5 @@ pins: ## write constraints.txt from what .venv holds
 	@$(PY) .ci/pins.py
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(LOWER_VENV) docs/_build docs/generated docs/methods/generated dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWER_VENV) docs/_build docs/gallery docs/generated docs/methods/generated docs/tasks/generated dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -28,6 +28,7 @@ REASONS = {
     "typer": "the command; its help text is tested",
     "scikit-learn": "the digits: accuracies depend on the split it makes",
     "matplotlib": "the picture at the end of a run",
+    "optuna": "the search for learning rates: which ones it tries depends on its version",
     "pyarrow": "parquet files",
     "pillow": "JPEG decoding: pixels depend on it",
     "datasets": "fetches the texts",
@@ -43,6 +44,7 @@ REASONS = {
     "sphinx": "warnings are errors, so its version matters",
     "furo": "the theme",
     "myst-parser": "pages in Markdown",
+    "sphinx-gallery": "scripts that are run and become pages",
     "pip": "the first with dependency groups is 25.1",
 }
 

@@ -7,9 +7,12 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-import docstrings  # noqa: E402 beside this file
+import commands  # noqa: E402 beside this file
+import docstrings  # noqa: E402
+import gallery  # noqa: E402
 import passports  # noqa: E402
 import records  # noqa: E402
+import studies  # noqa: E402
 
 project = "forwardgrad"
 author = "The forwardgrad authors"
@@ -17,8 +20,15 @@ copyright = "the forwardgrad authors, Apache-2.0"
 release = version = metadata.version("forwardgrad")
 language = "en_GB"
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
-exclude_patterns = ["_build", "generated/*"]  # tables that pages include
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.mathjax",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "generated/*", "tasks/generated/*"]  # what pages include
+smartquotes_action = "qe"  # quotes and ellipses; two hyphens begin an option
 nitpicky = False  # types of torch would be looked up on the network
 
 html_theme = "furo"
@@ -38,7 +48,12 @@ napoleon_use_ivar = True
 napoleon_use_rtype = False
 
 
+sphinx_gallery_conf = gallery.config(HERE)
+
+
 def setup(app) -> None:
     passports.write_pages(HERE / "methods" / "generated")
     records.write_tables(HERE / "generated")
+    commands.write(HERE / "generated" / "commands.md")
+    studies.write(HERE / "tasks", HERE / "tasks" / "generated")
     docstrings.setup(app)

@@ -48,10 +48,12 @@ def test_help_comes_without_what_is_heavy():
     )
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
-    assert all(name in shown for name in ("train", "demo", "methods", "Exit codes"))
+    assert all(name in shown for name in ("train", "compare", "demo", "methods", "Exit codes"))
 
 
-@pytest.mark.parametrize("command", ["train", "demo", "resume", "replay", "report", "methods", "doctor", "data"])
+@pytest.mark.parametrize(
+    "command", ["train", "compare", "demo", "resume", "replay", "report", "methods", "doctor", "data"]
+)
 def test_every_command_has_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output
@@ -325,3 +327,34 @@ def test_real_images_train(tmp_path, task, data_folder: Path):
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     assert json.loads((tmp_path / "record.json").read_bytes())["entries"][0]["runs"][0]["test_accuracy"] > 0.5
+
+
+TINY = ["--forwards", "12", "--seed", "0", "--set", "evaluations=1", "--set", "tuning.fraction=1", "--trials", "1"]
+
+
+def test_a_comparison_prints_its_rows_beside_the_record(tmp_path):
+    shown = invoke("compare", "--methods", "forward:2", *TINY, "--json", "--out", tmp_path)
+    assert shown.exit_code == 0, shown.output
+    document, record = json.loads(shown.stdout), json.loads((tmp_path / "record.json").read_bytes())
+    rows = document.pop("standings")
+    assert document == record and (tmp_path / "curves.png").exists()
+    assert [row["label"] for row in rows] == ["backprop", "checkpointed", "checkpointed fused", "forward K=2"]
+    again = invoke("resume", tmp_path, "--quiet")
+    assert again.exit_code == 0 and "12 forward passes each" in again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--methods", "foward:4"], "`forward`"),
+        (["--set", "tuning.trails=3"], "`trials`"),
+        (["--seconds", "1", "--forwards", "10"], "one unit"),
+        (["--peak", "much"], "200MiB"),
+        (["--seed", "100"], "not compared"),
+    ],
+)
+def test_an_unfair_or_misspelt_comparison_is_refused_before_it_begins(tmp_path, arguments, words):
+    result = invoke("compare", *arguments, "--out", tmp_path / "runs")
+    assert result.exit_code == 2
+    assert words in result.output and "Traceback" not in result.output
+    assert not (tmp_path / "runs").exists()

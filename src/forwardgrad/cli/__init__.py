@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from forwardgrad.cli.compare import compare
 from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
 from forwardgrad.cli.doctor import doctor
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, demo, resume, replay, report, methods, doctor):
+for command in (train, compare, demo, resume, replay, report, methods, doctor):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
 

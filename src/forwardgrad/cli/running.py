@@ -6,6 +6,7 @@ import gc
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from forwardgrad.train.comparison import Contender
     from forwardgrad.train.output import OutputFolder
     from forwardgrad.train.record import Record
+    from forwardgrad.train.study.config import StudyConfig
     from forwardgrad.train.tasks.task import Splits
 
 
@@ -64,6 +66,33 @@ def train_and_show(
         finish(begin(contenders, output, depths=demo), splits, output, draw, as_json, quiet)
 
 
+def study_and_show(config: StudyConfig, out: Path, as_json: bool, quiet: bool, *, overwrite: bool) -> None:
+    """Compares methods from the beginning, and shows what came of it.
+
+    Args:
+        config: of the comparison.
+        out: folder of the record and the picture.
+        as_json: print the record alone.
+        quiet: no progress bars.
+        overwrite: replace what an earlier command left in the folder.
+    """
+    from forwardgrad.train.lock import held
+    from forwardgrad.train.output import OutputFolder
+    from forwardgrad.train.study.plan import begin_study
+    from forwardgrad.train.study.rates import tuner_library
+    from forwardgrad.train.vacancy import check_vacant
+
+    draw = painter()
+    if config.tuning.trials:
+        tuner_library()
+    splits = config.task.load()
+    output = OutputFolder(out).probe()
+    with held(output):
+        if not overwrite:
+            check_vacant(output, [])
+        finish(begin_study(config, output), splits, output, draw, as_json, quiet)
+
+
 def finish(
     record: Record,
     splits: Splits,
@@ -85,6 +114,8 @@ def finish(
     from forwardgrad.train.comparison import PICTURE_NAME, RECORD_NAME, carry_on, contenders_of
     from forwardgrad.train.depth import add_depths
     from forwardgrad.train.report import Bars, Silence, results_table
+    from forwardgrad.train.study.document import document
+    from forwardgrad.train.study.table import standings_table
 
     gc.freeze()  # collections then pass over the thousands of objects that imports leave behind
     contenders = contenders_of(record)
@@ -103,14 +134,18 @@ def finish(
     if record.depths and not all(entry.deeper for entry in record.entries):
         add_depths(record, contenders)
         output.write(RECORD_NAME, record.to_json())
-    picture = output.write(PICTURE_NAME, draw(record))
-    from forwardgrad.train.page import PAGE_NAME, render  # not before training is over: it imports matplotlib
-    from forwardgrad.train.page.sections import Source
+    drawn = [entry for entry in record.entries if entry.failure is None]
+    places = {"Record ": output.path / RECORD_NAME}
+    if drawn:
+        places["Picture"] = output.write(PICTURE_NAME, draw(replace(record, entries=drawn)))
+        from forwardgrad.train.page import PAGE_NAME, render  # not before training is over: it imports matplotlib
+        from forwardgrad.train.page.sections import Source
 
-    page = output.write(PAGE_NAME, render([Source(output.path, record)]))
+        page = render([Source(output.path, replace(record, entries=drawn))])
+        places["Report "] = output.write(PAGE_NAME, page)
     if as_json:
-        sys.stdout.buffer.write(record.to_json())
+        sys.stdout.buffer.write(document(record))
         return
-    console.print(results_table(record))
-    places = f"Record  {output.path / RECORD_NAME}\nPicture {picture}\nReport  {page}"
-    console.print(places, highlight=False, soft_wrap=True)
+    console.print(results_table(record) if record.study is None else standings_table(record, console.width))
+    for what, path in places.items():
+        console.print(f"{what} {path}", highlight=False, soft_wrap=True)

@@ -29,7 +29,8 @@ def train(
     lr: Annotated[float | None, typer.Option(help="At the start; else the task's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Budget in steps ...")] = None,
     epochs: Annotated[float | None, typer.Option(help="... or in epochs ...")] = None,
-    forwards: Annotated[float | None, typer.Option(help="... or in forward passes, by FLOPs.")] = None,
+    forwards: Annotated[float | None, typer.Option(help="... or in forward passes, by FLOPs, ...")] = None,
+    seconds: Annotated[float | None, typer.Option(help="... or in seconds of steps.")] = None,
     seeds: Annotated[list[int] | None, typer.Option("--seed", help="May be repeated.")] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="Any config key: KEY=VALUE.")] = None,
     out: Out = Path("runs/train"),
@@ -50,7 +51,7 @@ def train(
 
     options = {
         "task": task, "method": method, "method.num_tangents": num_tangents, "lr": lr,
-        "steps": steps, "epochs": epochs, "forwards": forwards, "seeds": seeds or None,
+        "steps": steps, "epochs": epochs, "forwards": forwards, "seconds": seconds, "seeds": seeds or None,
     }  # fmt: skip
     overrides = {key: value for key, value in options.items() if value is not None}
     resolved = read_config(config, overrides | parse_settings(settings or []))

@@ -15,6 +15,7 @@ The library never trains; this room does, and the command `forwardgrad` is its d
 | `shortage` | how running out of memory is recognised, and what is said of it |
 | `replay` | weights from keys and slopes; with `replaylog`, `replaywriter`, `replayed` |
 | `comparison` | several methods, the same seeds, the same number of forward passes; `demo` is one of them |
+| `study/` | fair comparisons: equal budgets, tuned learning rates, rows with spread |
 | `depth` | memory of a step as a net gets deeper |
 | `record`, `output` | what a run leaves behind, written atomically |
 | `tally`, `probing` | slopes counted while it trains; estimates beside the true gradient |

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Protocol
-
-import torch
 
 from forwardgrad.errors import CheckpointError
 from forwardgrad.train.config import RunConfig, build_config
-from forwardgrad.train.interrupt import stoppable
+from forwardgrad.train.interrupt import Stop, stoppable
 from forwardgrad.train.keeper import Keeper, clear
 from forwardgrad.train.lock import held
 from forwardgrad.train.logs import check_logs, clear_logs, logging
 from forwardgrad.train.loop import Progress, step_cost, train_run
 from forwardgrad.train.methods import halved
 from forwardgrad.train.output import OutputFolder
-from forwardgrad.train.record import Cost, Entry, Record, Run
+from forwardgrad.train.record import Cost, Entry, Failure, Record, Run
 from forwardgrad.train.shortage import ShortageWarning, give_back, is_shortage, no_memory, shrinking
+from forwardgrad.train.study.prepare import PARDONED, Preparation, failure_of
 from forwardgrad.train.tasks.task import Splits
 from forwardgrad.train.tensorbytes import fingerprint
+from forwardgrad.train.threads import threads
 
 RECORD_NAME, PICTURE_NAME = "record.json", "curves.png"
 
@@ -46,6 +46,12 @@ class Watcher(Protocol):
     def finished(self, row: int, run: Run) -> None:
         """Contender `row` finished one seed."""
 
+    def trying(self, row: int, trial: int, trials: int, now: Progress) -> None:
+        """Contender `row` is in its trial number `trial`, counted from 0."""
+
+    def failed(self, row: int, failure: Failure) -> None:
+        """Contender `row` will have no figure."""
+
 
 def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool = False) -> Record:
     """A record without runs, saved: from here on `carry_on` can be interrupted and called again.
@@ -61,7 +67,8 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
     """
     check_logs([one.config for one in contenders])
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
-    record = Record(command=list(sys.argv), entries=entries, depths=depths)
+    program, *arguments = sys.argv
+    record = Record(command=[Path(program).name, *arguments], entries=entries, depths=depths)
     with held(output):
         output.write(RECORD_NAME, record.to_json())
         clear(output)
@@ -90,34 +97,59 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
         CheckpointError: a run has checkpoints, and none of them is good; or the record was begun with other data.
         KeyboardInterrupt: Ctrl-C or SIGTERM; the run under way has been saved.
     """
+    save = lambda: output.write(RECORD_NAME, record.to_json())
     with held(output), stoppable() as stop:
         output.sweep()
         _same_data(record, splits, output)
+        if record.study is not None:
+            Preparation(record, splits, save, watcher, stop).run()
         with logging(watcher, record, output) as book:
             for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
-                config, kept = contender.config, {run.seed: run for run in entry.runs}
-                with threads(config.threads):
-                    cost = entry.runs[0].cost if entry.runs else None
-                    for index, seed in enumerate(config.seeds):
-                        if seed in kept:
-                            book.progress(row, index, _end(kept[seed]))
-                            continue
-                        keeper = Keeper.of(config, seed, row, output, stop)
-                        cost = cost or keeper.cost()
-                        if cost is None:
-                            fitting, cost = _fitted(config, splits)
-                            if fitting != config:
-                                config, entry.config = fitting, fitting.resolved().model_dump(mode="json")
-                                output.write(RECORD_NAME, record.to_json())
-                                keeper = Keeper.of(config, seed, row, output, stop)
-                        run = train_run(config, splits, seed, cost, partial(book.progress, row, index), keeper)
-                        entry.runs.append(run)
-                        output.write(RECORD_NAME, record.to_json())
-                        keeper.close()
-                        book.finished(row, run)
+                if entry.failure is not None:
+                    continue
+                try:
+                    _carry_on(row, contender.config, entry, splits, output, book, stop, save)
+                except PARDONED as error:
+                    if record.study is None:
+                        raise
+                    entry.failure = failure_of(error)
+                    save()
+                    book.failed(row, entry.failure)
     record.finished = True
-    output.write(RECORD_NAME, record.to_json())
+    save()
     return record
+
+
+def _carry_on(
+    row: int,
+    config: RunConfig,
+    entry: Entry,
+    splits: Splits,
+    output: OutputFolder,
+    watcher: Watcher,
+    stop: Stop,
+    save: Callable[[], object],
+) -> None:
+    kept = {run.seed: run for run in entry.runs}
+    with threads(config.threads):
+        for index, seed in enumerate(config.seeds):
+            if seed in kept:
+                watcher.progress(row, index, _end(kept[seed]))
+                continue
+            keeper = Keeper.of(config, seed, row, output, stop)
+            if entry.cost is None:
+                entry.cost = entry.runs[0].cost if entry.runs else keeper.cost()
+            if entry.cost is None:
+                fitting, entry.cost = _fitted(config, splits)
+                if fitting != config:
+                    config, entry.config = fitting, fitting.resolved().model_dump(mode="json")
+                    keeper = Keeper.of(config, seed, row, output, stop)
+                save()
+            run = train_run(config, splits, seed, entry.cost, partial(watcher.progress, row, index), keeper)
+            entry.runs.append(run)
+            save()
+            keeper.close()
+            watcher.finished(row, run)
 
 
 def compare(contenders: Sequence[Contender], splits: Splits, output: OutputFolder, watcher: Watcher) -> Record:
@@ -162,14 +194,3 @@ def _end(run: Run) -> Progress:
     """The end of a run that is already there."""
     last = run.curve[-1]
     return Progress(last.step, last.step, run.cost, last, run.curve)
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """Torch works with so many threads inside the block; small nets wait for each other's threads, not for work."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

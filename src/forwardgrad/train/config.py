@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
@@ -19,7 +19,8 @@ from forwardgrad.train.tasks.digits import Digits
 _BRANCHES: dict[Any, type[BaseModel]] = {
     choice.model_fields["name"].default: choice for choice in (*CHOICES, *get_args(AnyTask))
 }
-_BUDGETS = ("steps", "epochs", "forwards")
+_BUDGETS = ("steps", "epochs", "forwards", "seconds")
+C = TypeVar("C", bound=BaseModel)
 
 
 class Saving(Strict):
@@ -74,7 +75,10 @@ class RunConfig(Strict):
         decay: per step, of the exponential schedule alone.
         steps: budget in optimizer steps,
         epochs: or in passes over the training part (the task's own where no budget is set),
-        forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared.
+        forwards: or in forward passes, counted by FLOPs: the budget under which methods are compared,
+        seconds: or in seconds of steps: one step is timed first, and its time recorded, so that a run has a fixed
+            number of steps and can go on bit for bit.
+        unit_batch: samples of the forward pass that costs are counted in; where unset, those of a step's own batch.
         evaluations: how often the validation part is scored along the way.
         seeds: one run per seed, no seed twice; a seed fixes weights, data order, dropout and tangents.
         checkpoints: when the run is saved.
@@ -92,6 +96,8 @@ class RunConfig(Strict):
     steps: PositiveInt | None = None
     epochs: PositiveFloat | None = None
     forwards: PositiveFloat | None = None
+    seconds: PositiveFloat | None = None
+    unit_batch: PositiveInt | None = None
     evaluations: PositiveInt = 20
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     checkpoints: Saving = Saving()
@@ -139,9 +145,6 @@ class RunConfig(Strict):
         return self.model_copy(update={"lr": self.learning_rate, **budget})
 
 
-_BELOW: dict[str, type[BaseModel]] = {"checkpoints": Saving, "probe": Probe, "logs": Logs}
-
-
 def read_config(source: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     """The config in a YAML file, with overrides on top.
 
@@ -152,19 +155,33 @@ def read_config(source: Path | None, overrides: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: the file cannot be read, or a key or value is unknown or wrong.
     """
-    tree = _read_yaml(source) if source is not None else {}
-    tree.setdefault("method", "forward")
+    return build_config(read_tree(source, overrides, {"method": "forward"}))
+
+
+def read_tree(source: Path | None, overrides: Mapping[str, Any], below: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values in a YAML file, with `overrides` on top and defaults `below`, not validated yet."""
+    tree = dict(below) | (_read_yaml(source) if source is not None else {})
     for key, value in overrides.items():
         _set(tree, key, value)
-    return build_config(tree)
+    return tree
 
 
 def build_config(tree: Mapping[str, Any]) -> RunConfig:
     """Validates a tree of plain values; ConfigError names the first wrong key and the nearest right one."""
+    return validated(tree, RunConfig)
+
+
+def validated(tree: Mapping[str, Any], kind: type[C]) -> C:
+    """A tree of plain values as a config of some kind; ConfigError names the first wrong key and the nearest right one.
+
+    Args:
+        tree: keys and values.
+        kind: the config's class.
+    """
     try:
-        return RunConfig.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
-        raise _explain(error) from error
+        raise _explain(error, kind) from error
 
 
 def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
@@ -174,11 +191,18 @@ def parse_settings(settings: Sequence[str]) -> dict[str, Any]:
         key, equals, value = setting.partition("=")
         if not equals or not key:
             raise ConfigError("--set needs key=value", f"`{setting}`", "write for example --set lr=0.1")
-        try:
-            overrides[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError("--set needs a YAML value", f"`{value}`", "quote it", path=key) from error
+        overrides[key.strip()] = plain_value(key, value)
     return overrides
+
+
+def plain_value(key: str, text: str) -> object:
+    """A value as YAML has it: `0.1` a number, `true` a truth, `[0, 1]` a list; `key` says where it stands."""
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            "a setting, such as one of --set, needs a YAML value", f"`{text}`", "quote it", path=key
+        ) from error
 
 
 def _read_yaml(source: Path) -> dict[str, Any]:
@@ -215,15 +239,16 @@ def _set(tree: dict[str, Any], key: str, value: object) -> None:
         tree[last] = value
 
 
-def _explain(error: ValidationError) -> ConfigError:
+def _explain(error: ValidationError, kind: type[BaseModel]) -> ConfigError:
     # Unknown keys first: a misspelt key is often the reason why another one is missing.
     problem = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     # pydantic puts the chosen branch of a union into the place; people did not write it.
-    place = [str(part) for i, part in enumerate(problem["loc"]) if not (i == 1 and part in _BRANCHES)]
+    location = problem["loc"]
+    place = [str(part) for i, part in enumerate(location) if not (part in _BRANCHES and _is_choice(location[i - 1]))]
     path = ".".join(place)
     match problem["type"]:
         case "extra_forbidden":
-            known = _model_at(problem["loc"]).model_fields
+            known = _model_at(location, kind).model_fields
             cure = nearest(place[-1], known)
             return ConfigError("a config needs known keys", "an unknown one", cure, path=path)
         case "literal_error" | "union_tag_invalid":
@@ -240,7 +265,15 @@ def _explain(error: ValidationError) -> ConfigError:
             return ConfigError("a config needs values that fit", f"`{problem['input']}`", cure, path=path)
 
 
-def _model_at(location: tuple[int | str, ...]) -> type[BaseModel]:
-    if location[0] in _BELOW and len(location) > 1:
-        return _BELOW[str(location[0])]
-    return _BRANCHES[location[1]] if len(location) > 2 else RunConfig
+def _is_choice(before: int | str) -> bool:
+    return before in ("task", "method") or isinstance(before, int)
+
+
+def _model_at(location: tuple[int | str, ...], kind: type[BaseModel]) -> type[BaseModel]:
+    for part in location[:-1]:
+        inner = kind.model_fields[part].annotation if part in kind.model_fields else _BRANCHES.get(part)
+        # `Probe | None` has one model in it; a union of several is told apart by its branch, the next part.
+        inside = [one for one in (inner, *get_args(inner)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if len(inside) == 1:
+            kind = inside[0]
+    return kind

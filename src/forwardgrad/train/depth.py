@@ -13,11 +13,12 @@ from torch import Generator, Tensor, nn
 
 from forwardgrad.measurement import measure
 from forwardgrad.tangents.key import Key
-from forwardgrad.train.comparison import Contender, threads
+from forwardgrad.train.comparison import Contender
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.descent import Descent
 from forwardgrad.train.record import Deeper, Record
 from forwardgrad.train.tasks.classification import cross_entropy
+from forwardgrad.train.threads import threads
 
 DEPTHS = (1, 2, 4, 8, 16, 32)
 _WIDTH, _BATCH, _CLASSES = 64, 256, 10

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 from forwardgrad.errors import MissingExtraError
 from forwardgrad.train.config import RunConfig, build_config
 from forwardgrad.train.output import OutputFolder
-from forwardgrad.train.record import Point, Record, Run
+from forwardgrad.train.record import Failure, Point, Record, Run
 
 if TYPE_CHECKING:
     from forwardgrad.train.comparison import Watcher
@@ -123,6 +123,14 @@ class Logbook:
     def finished(self, row: int, run: Run) -> None:
         """Passes it on."""
         self._watcher.finished(row, run)
+
+    def trying(self, row: int, trial: int, trials: int, now: Progress) -> None:
+        """Passes it on: trials are the study's, which keeps them itself."""
+        self._watcher.trying(row, trial, trials, now)
+
+    def failed(self, row: int, failure: Failure) -> None:
+        """Passes it on."""
+        self._watcher.failed(row, failure)
 
     def close(self) -> None:
         """Closes every log."""

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import perf_counter
 
 from torch import Tensor
@@ -37,6 +38,8 @@ from forwardgrad.train.tensorbytes import checksum
 
 # How often a run reports where it is: often enough for a smooth bar, seldom enough to cost nothing.
 _REPORTS = 200
+# A step is timed over stretches of so many steps, with weights that all but stand still.
+_STRETCHES, _STRETCH, _STANDSTILL = 6, 4, 1e-12
 
 
 @dataclass(frozen=True)
@@ -69,8 +72,26 @@ def step_cost(config: RunConfig, splits: Splits) -> Cost:
     model = config.task.build(stream(seed, "weights"))
     order = batches(splits.train, config.task.batch_size, stream(seed, "order"))
     sink = Descent(model, config.learning_rate, config.momentum, config.method.fused).sink
-    found = measure(config.method.build(model), model, config.task.loss, *next(order), into=sink, key=Key(seed))
-    return Cost(found.forward_passes, found.peak_bytes, found.tape_bytes)
+    batch = next(order)
+    found = measure(config.method.build(model), model, config.task.loss, *batch, into=sink, key=Key(seed))
+    size = len(batch[0])
+    passes = found.forward_passes * size / (config.unit_batch or size)
+    seconds = None if config.seconds is None else step_seconds(config, splits)
+    return Cost(passes, found.peak_bytes, found.tape_bytes, seconds)
+
+
+def step_seconds(config: RunConfig, splits: Splits) -> float:
+    """Seconds of one step, as the loop's own clock has it: the best of several stretches of a few steps.
+
+    Args:
+        config: what to train, and how.
+        splits: the task's data.
+    """
+    little = tuple(tensor[:1] for tensor in splits.validation)  # nothing is to be learnt from these scores
+    budget = {"seconds": None, "steps": _STRETCHES * _STRETCH, "evaluations": _STRETCHES}
+    brief = config.model_copy(update=budget | {"lr": _STANDSTILL})
+    run = train_run(brief, Splits(splits.train, little, little), config.seeds[0], Cost(1.0, 0, 0), lambda now: None)
+    return min((after.seconds - before.seconds) / _STRETCH for before, after in pairwise(run.curve))
 
 
 def train_run(

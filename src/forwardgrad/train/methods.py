@@ -1,7 +1,7 @@
 """The methods a config can name: one small class of settings each, which knows how to build the method.
 
-A new method is a class here and a line in the union below. `fused` says whether the optimizer steps inside the
-backward pass.
+A new method is a class here and a line in the union below. `exact` says whether its gradient is backprop's, `fused`
+whether the optimizer steps inside the backward pass.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ Scale = Literal["unbiased", "mmse"] | PositiveFloat
 class Backprop(Strict):
     """Exact gradient by reverse mode; holds every activation."""
 
+    exact: ClassVar[bool] = True
     fused: ClassVar[bool] = False
     name: Literal["backprop"] = "backprop"
 
@@ -34,6 +35,7 @@ class Backprop(Strict):
 class Checkpointed(Strict):
     """Exact gradient by reverse mode; recomputes activations instead of holding them."""
 
+    exact: ClassVar[bool] = True
     name: Literal["checkpointed"] = "checkpointed"
     fused: bool = False
 
@@ -45,6 +47,7 @@ class Checkpointed(Strict):
 class Spsa(Strict):
     """Slopes from two function values each; knows nothing but values."""
 
+    exact: ClassVar[bool] = False
     fused: ClassVar[bool] = False
     name: Literal["spsa"] = "spsa"
     num_tangents: PositiveInt = 1
@@ -63,6 +66,7 @@ class Forward(Strict):
     then safe, and the best one larger. `chunk_size` is how many tangents are pushed at once: all, where unset.
     """
 
+    exact: ClassVar[bool] = False
     fused: ClassVar[bool] = False
     name: Literal["forward"] = "forward"
     num_tangents: PositiveInt = 1
@@ -85,6 +89,7 @@ class Forward(Strict):
 class Control(Strict):
     """Forward gradient around a memory of the gradient, which learns from every slope; `chunk_size` as above."""
 
+    exact: ClassVar[bool] = False
     fused: ClassVar[bool] = False
     name: Literal["control"] = "control"
     num_tangents: PositiveInt = 16

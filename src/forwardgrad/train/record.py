@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
 import sys
 from collections.abc import Sequence
@@ -63,6 +64,35 @@ class Cost:
     forward_passes: float
     peak_bytes: int
     tape_bytes: int
+    seconds: float | None = None  # where the budget is in seconds: the best of several stretches of steps
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate tried, and the best figures on the validation part that came of it, means over tuning seeds.
+
+    Args:
+        lr: learning rate at the start.
+        loss: None where it diverged.
+        accuracy: None where it diverged, or the task has none.
+    """
+
+    lr: float
+    loss: float | None
+    accuracy: float | None
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """The greater the better; what diverged ranks below everything."""
+        return (self.accuracy or 0.0, -self.loss) if self.loss is not None else (-math.inf, -math.inf)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a method of a comparison has no figure: a word or two for its row, and the whole sentence."""
+
+    short: str
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -101,12 +131,25 @@ class Deeper:
 
 @dataclass
 class Entry:
-    """All runs of one method, under one config, and its memory on deeper nets where that was asked for."""
+    """All runs of one method, under one config.
+
+    Args:
+        label: the method's name in tables.
+        config: of its runs; `lr` is None until it has been tuned.
+        runs: one per seed.
+        deeper: memory on deeper nets, where that was asked for.
+        cost: of one step, measured before the first run.
+        trials: learning rates tried.
+        failure: why it has no figure; None for a method that has, or may still get one.
+    """
 
     label: str
     config: dict[str, Any]
     runs: list[Run] = field(default_factory=list)
     deeper: list[Deeper] = field(default_factory=list)
+    cost: Cost | None = None
+    trials: list[Trial] = field(default_factory=list)
+    failure: Failure | None = None
 
 
 @dataclass
@@ -118,6 +161,7 @@ class Record:
         entries: one per method.
         finished: whether all runs are there.
         depths: whether `deeper` is to be filled in after them.
+        study: the config of a comparison with tuning; None for runs whose settings are given.
         data: checksum of the splits that the runs meet; empty until the first of them begins.
         created: when, in UTC.
         versions: of Python, the platform and the packages that decide a result.
@@ -128,6 +172,7 @@ class Record:
     entries: list[Entry]
     finished: bool = False
     depths: bool = False
+    study: dict[str, Any] | None = None
     data: str = ""
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     versions: dict[str, str] = field(default_factory=lambda: versions())

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from forwardgrad.train.comparison import Contender
 from forwardgrad.train.loop import Progress as Place
-from forwardgrad.train.record import Point, Record, Run
+from forwardgrad.train.record import Failure, Point, Record, Run
 from forwardgrad.train.summary import styles, summarise
 from forwardgrad.train.tasks import TASKS
 
@@ -38,6 +38,12 @@ class Silence:
         """Says nothing."""
 
     def finished(self, row: int, run: Run) -> None:
+        """Says nothing."""
+
+    def trying(self, row: int, trial: int, trials: int, now: Place) -> None:
+        """Says nothing."""
+
+    def failed(self, row: int, failure: Failure) -> None:
         """Says nothing."""
 
 
@@ -82,16 +88,28 @@ class Bars:
 
     def progress(self, row: int, seed_index: int, now: Place) -> None:
         """Moves the contender's bar and its figures."""
+        total = self._bars.tasks[row].fields["num_seeds"]
+        self._move(row, f"{seed_index + 1}/{total}", seed_index + now.step / now.steps, total, now)
+
+    def trying(self, row: int, trial: int, trials: int, now: Place) -> None:
+        """Moves the contender's bar through its trials; it begins again with the runs."""
+        self._move(row, f"trial {trial + 1}/{trials}", trial + now.step / now.steps, trials, now)
+
+    def failed(self, row: int, failure: Failure) -> None:
+        """Says so above the bars."""
+        self._bars.console.print(f"{self._bars.tasks[row].description} {failure.short}: {failure.sentence}")
+
+    def _move(self, row: int, place: str, completed: float, total: int, now: Place) -> None:
         if not self._bars.tasks[row].started:
             self._bars.start_task(self._ids[row])
-        task = self._bars.tasks[row]
         point = now.point
         loss = point.validation_loss if point.train_loss is None else point.train_loss
         speed = f"{point.forwards / point.seconds:,.0f} forwards/s" if point.seconds else ""
         self._bars.update(
             self._ids[row],
-            completed=seed_index + now.step / now.steps,
-            seed=f"{seed_index + 1}/{task.fields['num_seeds']}",
+            completed=completed,
+            total=total,
+            seed=place,
             loss=f"{loss:.4f}",
             accuracy="" if point.validation_accuracy is None else f"{100 * point.validation_accuracy:4.1f} %",
             slope=slopes(point),

@@ -101,10 +101,10 @@ class Summary:
 
 
 def summarise(entries: list[Entry]) -> list[Summary]:
-    """A row for every entry that has finished at least one run, in order."""
+    """A row for every entry that has finished at least one run and has not failed, in order."""
     rows = []
     for entry, (colour, dashes) in zip(entries, styles([entry.config for entry in entries]), strict=True):
-        if not entry.runs:
+        if not entry.runs or entry.failure is not None:
             continue
         accuracies = [run.test_accuracy for run in entry.runs if run.test_accuracy is not None]
         first, last = entry.runs[0], [run.curve[-1] for run in entry.runs]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -78,17 +78,21 @@ def sections(sources: Sequence[Source]) -> list[Section]:
     for source in sources:
         for entry in source.record.entries:
             label = f"{source.folder.name}: {entry.label}" if labels.count(entry.label) > 1 else entry.label
-            named = Entry(label, entry.config, entry.runs, entry.deeper)
+            named = replace(entry, label=label)
             tasks.setdefault(entry.config["task"]["name"], []).append(named)
-    return [_section(task, entries) for task, entries in tasks.items() if any(entry.runs for entry in entries)]
+    return [
+        _section(task, entries)
+        for task, entries in tasks.items()
+        if any(entry.runs and entry.failure is None for entry in entries)
+    ]
 
 
 def _section(task: str, entries: list[Entry]) -> Section:
-    rows, begun = summarise(entries), [entry for entry in entries if entry.runs]
+    rows, begun = summarise(entries), [entry for entry in entries if entry.runs and entry.failure is None]
     best = max(range(len(rows)), key=lambda place: rows[place].merit)
     known = TASKS.get(task)  # a record may come from a version that knew other tasks
     configs = [(entry.label, yaml.safe_dump(entry.config, sort_keys=False)) for entry in entries]
-    missing = sum(len(entry.config["seeds"]) - len(entry.runs) for entry in entries)
+    missing = sum(len(entry.config["seeds"]) - len(entry.runs) for entry in entries if entry.failure is None)
     return Section(task, known.remark if known else "", rows, best, _charts(begun, rows), configs, missing)
 
 

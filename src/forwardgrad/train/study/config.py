@@ -1,0 +1,127 @@
+"""`StudyConfig`: everything that decides a comparison."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from forwardgrad.errors import ConfigError
+from forwardgrad.train.config import Saving, read_tree, validated
+from forwardgrad.train.methods import AnyMethod, Forward
+from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict
+from forwardgrad.train.study.spelling import label_of, method_tree, method_trees
+from forwardgrad.train.tasks import TaskChoice
+from forwardgrad.train.tasks.digits import Digits
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+
+
+def parse_bytes(size: object) -> object:
+    """`200MiB` as a number of bytes; anything but text is handed back.
+
+    Raises:
+        ConfigError: a text that is no size.
+    """
+    if not isinstance(size, str):
+        return size
+    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
+    if found is None or found[2].upper() not in _UNITS:
+        raise ConfigError("a peak needs a number of bytes", f"`{size}`", "write for example 200MiB")
+    return int(float(found[1]) * _UNITS[found[2].upper()])
+
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Spelled = Annotated[AnyMethod, Field(discriminator="name"), BeforeValidator(method_tree)]
+
+
+class Tuning(Strict):
+    """The search for a learning rate, the same for every method.
+
+    Args:
+        trials: learning rates tried per method; 0 to take the task's own for each.
+        fraction: of a run's budget that a trial gets.
+        span: rates are tried from the task's own / span to the task's own x span, on a logarithmic scale.
+        seeds: of the trials; none of them a seed of the comparison. A trial's figure is their mean.
+    """
+
+    trials: Annotated[int, Field(ge=0)] = 12
+    fraction: Annotated[float, Field(gt=0, le=1)] = 0.25
+    span: Annotated[float, Field(gt=1, allow_inf_nan=False)] = 30.0
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (100,)
+
+
+class StudyConfig(Strict):
+    """Several methods on one task, each with the same budget, the same tuning and the same seeds.
+
+    Args:
+        task: a task's name, or its name and settings.
+        methods: names, `NAME:SETTING`s, or names and settings. Backprop and its checkpointed forms, plain and fused,
+            are always added.
+        forwards: budget of a run in forward passes of the task's batch, counted by FLOPs,
+        seconds: or in seconds of steps, timed before. Where neither is set: the forward passes that backprop spends in
+            the task's own epochs.
+        peak: bytes over weights and batch that a step may hold at its peak: every method gets the largest batch that
+            fits. The budget stays the same.
+        seeds: one run per method and seed, no seed twice.
+        tuning: of the learning rates.
+        within: how near to backprop's validation figure counts as reached: a share of samples (0.02 unless set), or
+            loss where the task has no accuracy (0.1 unless set).
+        momentum: of SGD.
+        schedule: "linear" to zero, or "constant".
+        evaluations: how often the validation part is scored along the way.
+        checkpoints: when runs are saved.
+        threads: of torch.
+    """
+
+    task: TaskChoice = Digits()
+    methods: Annotated[tuple[Spelled, ...], BeforeValidator(method_trees)] = (Forward(),)
+    forwards: PositiveFloat | None = None
+    seconds: PositiveFloat | None = None
+    peak: Annotated[PositiveInt, BeforeValidator(parse_bytes)] | None = None
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
+    tuning: Tuning = Tuning()
+    within: PositiveFloat | None = None
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    schedule: Literal["linear", "constant"] = "linear"
+    evaluations: PositiveInt = 20
+    checkpoints: Saving = Saving()
+    threads: PositiveInt = 1
+
+    @model_validator(mode="after")
+    def _is_fair(self) -> StudyConfig:
+        if self.forwards is not None and self.seconds is not None:
+            found = "forwards and seconds"
+            raise ConfigError("an equal budget needs one unit", found, "drop one of them", path="forwards")
+        for path, seeds in (("seeds", self.seeds), ("tuning.seeds", self.tuning.seeds)):
+            if len(set(seeds)) < len(seeds):
+                found = ", ".join(map(str, seeds))
+                raise ConfigError("a spread needs different seeds", found, "name each seed once", path=path)
+        shared = set(self.seeds) & set(self.tuning.seeds)
+        if shared and self.tuning.trials:
+            found, cure = f"{min(shared)} among both", "choose other seeds to tune on"
+            raise ConfigError("tuning needs seeds that are not compared", found, cure, path="tuning.seeds")
+        labels = [label_of(method) for method in self.methods]
+        twice = next((label for label in labels if labels.count(label) > 1), None)
+        if twice is not None:
+            raise ConfigError("a comparison needs different methods", f"{twice} twice", "drop one", path="methods")
+        if self.peak is not None and "batch_size" not in type(self.task).model_fields:
+            found, cure = f"task {self.task.name}", "drop peak, or choose a task with data"
+            raise ConfigError("an equal peak needs a batch that can shrink", found, cure, path="peak")
+        return self
+
+
+def read_study(source: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:
+    """The config in a YAML file, with overrides on top.
+
+    Args:
+        source: YAML file; None for an empty one.
+        overrides: dotted keys ("tuning.trials") and values, applied in order.
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is unknown or wrong.
+    """
+    return validated(read_tree(source, overrides, {"task": "digits"}), StudyConfig)
