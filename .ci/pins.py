@@ -23,6 +23,8 @@ REASONS = {
     "filelock": "one process at a time in a run folder",
     "rich": "tables and progress bars; their layout is tested",
     "safetensors": "checkpoints: files must stay readable",
+    "jinja2": "the report, a page",
+    "tensorboard": "event files: their format is read by others",
     "typer": "the command; its help text is tested",
     "scikit-learn": "the digits: accuracies depend on the split it makes",
     "matplotlib": "the picture at the end of a run",
@@ -85,7 +87,8 @@ def closure(roots: set[str], installed: dict[str, metadata.Distribution]) -> dic
 
 def main() -> None:
     installed = {canonical(d.metadata["Name"]): d for d in metadata.distributions()}
-    users = closure(asked_for() | {"pip"}, installed)
+    # An extra that .venv lacks (wandb: tests have a stand-in for it) has no version that anything ran with.
+    users = closure((asked_for() & installed.keys()) | {"pip"}, installed)
     lines = [
         "# Versions the tests ran with, on Linux and Python 3.11. Written by `make pins`.",
         "# PyTorch first: `pip install torch==...` alone, then the rest; the Makefile does so.",

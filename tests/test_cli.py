@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import resource
 import shutil
 import signal
@@ -19,6 +21,7 @@ from forwardgrad.train import depth
 from forwardgrad.train.record import Deeper
 
 PYTHON = [sys.executable, "-m", "forwardgrad"]
+FOLDER = {"record.json", "log.jsonl", "curves.png", "report.html", "checkpoints", "replay"}
 SHORT = ["--steps", "5", "--quiet"]
 
 
@@ -48,7 +51,9 @@ def test_help_comes_without_what_is_heavy():
     assert all(name in shown for name in ("train", "compare", "demo", "methods", "Exit codes"))
 
 
-@pytest.mark.parametrize("command", ["train", "compare", "demo", "resume", "replay", "methods", "doctor", "data"])
+@pytest.mark.parametrize(
+    "command", ["train", "compare", "demo", "resume", "replay", "report", "methods", "doctor", "data"]
+)
 def test_every_command_has_help(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and "Usage" in result.output
@@ -151,7 +156,7 @@ def test_a_disk_that_fills_up_is_exit_code_4_and_loses_nothing(tmp_path):
     assert second.returncode == 4, second.stderr
     assert "no space left" in second.stderr and "Traceback" not in second.stderr
     assert (tmp_path / "record.json").read_bytes() == before
-    assert names_in(tmp_path) == {"record.json", "curves.png", "checkpoints", "replay"}
+    assert names_in(tmp_path) == FOLDER
 
 
 @pytest.mark.parametrize("left", ["record.json", "curves.png", "checkpoints", "replay"])
@@ -228,10 +233,56 @@ def test_ctrl_c_is_exit_code_130_and_keeps_what_had_finished(tmp_path):
     assert runs_in(tmp_path)
 
 
-@pytest.mark.parametrize("command", ["resume", "replay"])
+@pytest.mark.parametrize("command", ["resume", "replay", "report"])
 def test_a_folder_without_a_run_is_exit_code_3(tmp_path, command):
     result = invoke(command, tmp_path)
     assert result.exit_code == 3 and str(tmp_path) in result.output.replace("\n", "")
+
+
+def test_a_report_is_one_page_wherever_it_is_wanted(tmp_path):
+    arguments = ["train", "--method", "forward", *SHORT, "--set", "probe.samples=8", "--out", tmp_path / "run"]
+    trained = invoke(*arguments)
+    assert trained.exit_code == 0, trained.output
+    assert str(tmp_path / "run" / "report.html") in trained.output.replace("\n", "")
+    (tmp_path / "run" / "report.html").unlink()
+    result = invoke("report", tmp_path / "run", tmp_path / "run", "--out", tmp_path / "there" / "both.html")
+    assert result.exit_code == 0 and result.output.replace("\n", "") == str(tmp_path / "there" / "both.html")
+    page = (tmp_path / "there" / "both.html").read_text()
+    assert page.startswith("<!doctype html>") and 'data-chart="cosine"' in page
+    assert invoke("report", tmp_path / "run").exit_code == 0
+    assert (tmp_path / "run" / "report.html").exists()
+
+
+COLOUR = re.compile(r"\x1b\[(?:\d+;)*(?:3[0-7]|38|9[0-7])[;m]")
+
+
+@pytest.mark.parametrize(
+    ("options", "env", "coloured"),
+    [([], {}, True), (["--no-color"], {}, False), ([], {"NO_COLOR": "1"}, False)],
+    ids=["as it is", "option", "variable"],
+)
+def test_colours_can_be_switched_off(tmp_path, options, env, coloured):
+    clean = {"NO_COLOR": None, "FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "100"} | env
+    for arguments in (["data", "list"], ["replay", str(tmp_path)]):
+        result = CliRunner().invoke(app, [*options, *arguments], env=clean, color=True)
+        assert bool(COLOUR.search(result.output)) == coloured, result.output
+
+
+def test_the_shell_completes_commands_tasks_and_methods_without_torch():
+    from forwardgrad.cli import names
+    from forwardgrad.train.methods import CHOICES
+    from forwardgrad.train.tasks import TASKS
+
+    assert set(names.TASKS) == set(TASKS)
+    assert set(names.METHODS) == {choice.model_fields["name"].default for choice in CHOICES}
+    code = "import sys; from forwardgrad.cli import main\ntry: main()\nfinally: print('torch' in sys.modules)"
+    for words, found in {"forwardgrad rep": {"replay", "report"}, "forwardgrad train --method f": {"forward"},
+                         "forwardgrad train --task sp": {"sphere"}}.items():  # fmt: skip
+        env = os.environ | {"COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+        env["_FORWARDGRAD_COMPLETE"] = "complete_bash"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env)
+        *completed, torch_loaded = done.stdout.split()
+        assert (set(completed), torch_loaded) == (found, "False"), done
 
 
 def test_methods_lists_every_passport():
@@ -264,7 +315,7 @@ def test_a_small_demo_ends_with_a_table_a_record_and_a_picture(tmp_path):
     assert result.exit_code == 0, result.output
     for words in ("backprop", "checkpointed", "SPSA", "K=1", "K=16", "control variate", "2 seeds"):
         assert words in result.output
-    assert names_in(tmp_path) == {"record.json", "curves.png", "checkpoints", "replay"}
+    assert names_in(tmp_path) == FOLDER
 
 
 @pytest.mark.slow

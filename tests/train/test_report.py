@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import io
+import re
 import struct
 
 import pytest
@@ -13,7 +15,7 @@ from forwardgrad.train.loop import Progress
 from forwardgrad.train.picture import draw
 from forwardgrad.train.record import Cost, Deeper, Entry, Point, Record, Run
 from forwardgrad.train.report import Bars, kibibytes, results_table
-from forwardgrad.train.summary import Spread, summarise
+from forwardgrad.train.summary import Spread, styles, summarise
 
 CONFIG = build_config({"task": "digits", "method": "spsa", "forwards": 30, "seeds": [0, 1]})
 COST = Cost(forward_passes=3.0, peak_bytes=4096, tape_bytes=1024)
@@ -86,6 +88,34 @@ def test_bars_follow_every_contender(width):
             bars.finished(1, finished(seed, 0.9))
     last = console.file.getvalue()
     assert "second" in last and "2/2" in last and "90.0 %" in last
+
+
+POINT = Point(10, 3000.0, 1.5, 1.0, 0.9, 0.75, slope_mean=0.0123, slope_deviation=1.5, gradient_ratio=22.81)
+FIGURES = {
+    "12.3": 0, "75.0 %": 0, "--:--": 50, "━": 60, "1/2": 70, "2,000 forwards/s": 100, "4 KiB": 112, "+0.012 ± 1.5": 132,
+    "22.8": 148,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [45, 55, 65, 75, 105, 120, 140, 160, 200])
+def test_narrow_terminals_drop_columns_and_no_line_is_broken(width):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    with Bars(console, [Contender("control variate K=16", CONFIG)]) as bars:
+        bars.progress(0, 0, Progress(10, 20, COST, dataclasses.replace(POINT, train_loss=12.3)))
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", console.file.getvalue())
+    plain = [line for line in re.split(r"[\r\n]+", shown) if line.strip()][-1]
+    for figure, least in FIGURES.items():
+        assert (figure in plain) == (width >= least), (figure, plain)
+    assert len(plain) <= width and "…" not in plain
+
+
+def test_exact_methods_are_grey_and_no_two_rows_look_alike():
+    of = lambda *names: styles([{"method": {"name": name}} for name in names])
+    demo = of("backprop", "checkpointed", "checkpointed", "spsa", "forward", "forward", "control")
+    assert [colour for colour, _ in demo[:3]] == ["#2b2b2b", "#8a8a8a", "#8a8a8a"] and demo[2][1] == "--"
+    assert len(set(demo)) == 7 and not {"#2b2b2b", "#8a8a8a"} & {colour for colour, _ in demo[3:]}
+    assert len(set(of(*["forward"] * 18))) == 18
+    assert len(of(*["forward"] * 30)) == 30  # beyond that, colours repeat
 
 
 def test_a_single_method_has_two_curves_for_a_picture_and_a_comparison_its_memory_too():

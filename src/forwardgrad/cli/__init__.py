@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from forwardgrad.cli.compare import compare
@@ -10,8 +12,9 @@ from forwardgrad.cli.demo import demo
 from forwardgrad.cli.doctor import doctor
 from forwardgrad.cli.methods import methods
 from forwardgrad.cli.replay import replay
+from forwardgrad.cli.report import report
 from forwardgrad.cli.resume import resume
-from forwardgrad.cli.shared import CODES_HELP
+from forwardgrad.cli.shared import CODES_HELP, colourless
 from forwardgrad.cli.train import train
 
 app = typer.Typer(
@@ -22,9 +25,24 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train, compare, demo, resume, replay, methods, doctor):
+for command in (train, compare, demo, resume, replay, report, methods, doctor):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
+
+
+def _colourless(context: typer.Context, asked: bool) -> None:
+    if asked:
+        context.with_resource(colourless())
+
+
+@app.callback()
+def options(
+    no_color: Annotated[
+        bool,
+        typer.Option("--no-color", callback=_colourless, is_eager=True, help="No colours, as with NO_COLOR set."),
+    ] = False,
+) -> None:
+    """What holds for every command."""
 
 
 def main() -> None:

@@ -138,6 +138,11 @@ def finish(
     places = {"Record ": output.path / RECORD_NAME}
     if drawn:
         places["Picture"] = output.write(PICTURE_NAME, draw(replace(record, entries=drawn)))
+        from forwardgrad.train.page import PAGE_NAME, render  # not before training is over: it imports matplotlib
+        from forwardgrad.train.page.sections import Source
+
+        page = render([Source(output.path, replace(record, entries=drawn))])
+        places["Report "] = output.write(PAGE_NAME, page)
     if as_json:
         sys.stdout.buffer.write(document(record))
         return

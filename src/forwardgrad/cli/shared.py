@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, ParamSpec, TypeVar
 
 import typer
+from rich.console import Console
 
 from forwardgrad.errors import (
     ConfigError,
@@ -35,6 +38,20 @@ RunFolder = Annotated[Path, typer.Argument(help="The folder that --out named.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars.")]
 
 
+@contextmanager
+def colourless() -> Iterator[None]:
+    """Inside, NO_COLOR is set, which every library that writes to terminals heeds."""
+    before = os.environ.get("NO_COLOR")
+    os.environ["NO_COLOR"] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["NO_COLOR"]
+        else:
+            os.environ["NO_COLOR"] = before
+
+
 def plainly(command: Callable[P, R]) -> Callable[P, R]:
     """Errors become one sentence on stderr and an exit code; no traceback is shown for them."""
 
@@ -46,7 +63,7 @@ def plainly(command: Callable[P, R]) -> Callable[P, R]:
             typer.echo("Interrupted; runs that had finished are saved.", err=True)
             raise typer.Exit(INTERRUPTED) from None
         except ForwardGradError as error:
-            typer.secho(f"{type(error).__name__}: ", fg="red", bold=True, nl=False, err=True)
+            Console(stderr=True).print(f"[bold red]{type(error).__name__}:[/]", end=" ")
             typer.echo(str(error), err=True)
             code = next((code for kind, code in _EXIT_CODES if isinstance(error, kind)), STOPPED)
             raise typer.Exit(code) from error

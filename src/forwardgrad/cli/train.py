@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from forwardgrad.cli import names
 from forwardgrad.cli.running import train_and_show
 from forwardgrad.cli.shared import AsJson, Out, Overwrite, Quiet, plainly
 
@@ -14,9 +15,15 @@ from forwardgrad.cli.shared import AsJson, Out, Overwrite, Quiet, plainly
 @plainly
 def train(
     config: Annotated[Path | None, typer.Argument(help="YAML config; options and --set override it.")] = None,
-    task: Annotated[str | None, typer.Option(help="One of those that `forwardgrad data list` names.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(help="One of those that `forwardgrad data list` names.", autocompletion=names.tasks),
+    ] = None,
     method: Annotated[
-        str | None, typer.Option(help="backprop, checkpointed, spsa, forward (the default) or control.")
+        str | None,
+        typer.Option(
+            help="backprop, checkpointed, spsa, forward (the default) or control.", autocompletion=names.methods
+        ),
     ] = None,
     num_tangents: Annotated[int | None, typer.Option("--num-tangents", "-k", help="K, per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="At the start; else the task's own.")] = None,

@@ -18,6 +18,9 @@ The library never trains; this room does, and the command `forwardgrad` is its d
 | `study/` | fair comparisons: equal budgets, tuned learning rates, rows with spread |
 | `depth` | memory of a step as a net gets deeper |
 | `record`, `output` | what a run leaves behind, written atomically |
+| `tally`, `probing` | slopes counted while it trains; estimates beside the true gradient |
+| `logs` | a line of JSON per point; with `tensorboard`, `weights_and_biases` |
+| `page/` | one HTML file out of run folders: tables, charts, configs |
 | `summary`, `report`, `picture`, `passports` | rows, tables and progress bars, the figure, what each method needs |
 
 Nothing is imported here, so that `forwardgrad --help` need not wait for torch.

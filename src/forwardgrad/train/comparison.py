@@ -15,6 +15,7 @@ from forwardgrad.train.config import RunConfig, build_config
 from forwardgrad.train.interrupt import Stop, stoppable
 from forwardgrad.train.keeper import Keeper, clear
 from forwardgrad.train.lock import held
+from forwardgrad.train.logs import check_logs, clear_logs, logging
 from forwardgrad.train.loop import Progress, step_cost, train_run
 from forwardgrad.train.methods import halved
 from forwardgrad.train.output import OutputFolder
@@ -62,13 +63,16 @@ def begin(contenders: Sequence[Contender], output: OutputFolder, *, depths: bool
 
     Raises:
         OutputError: the record cannot be saved, or another process is at work in the folder.
+        MissingExtraError: a config asks for a log whose package is not there; nothing is touched.
     """
+    check_logs([one.config for one in contenders])
     entries = [Entry(one.label, one.config.resolved().model_dump(mode="json")) for one in contenders]
     program, *arguments = sys.argv
     record = Record(command=[Path(program).name, *arguments], entries=entries, depths=depths)
     with held(output):
         output.write(RECORD_NAME, record.to_json())
         clear(output)
+        clear_logs(output)
     return record
 
 
@@ -99,17 +103,18 @@ def carry_on(record: Record, splits: Splits, output: OutputFolder, watcher: Watc
         _same_data(record, splits, output)
         if record.study is not None:
             Preparation(record, splits, save, watcher, stop).run()
-        for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
-            if entry.failure is not None:
-                continue
-            try:
-                _carry_on(row, contender.config, entry, splits, output, watcher, stop, save)
-            except PARDONED as error:
-                if record.study is None:
-                    raise
-                entry.failure = failure_of(error)
-                save()
-                watcher.failed(row, entry.failure)
+        with logging(watcher, record, output) as book:
+            for row, (contender, entry) in enumerate(zip(contenders_of(record), record.entries, strict=True)):
+                if entry.failure is not None:
+                    continue
+                try:
+                    _carry_on(row, contender.config, entry, splits, output, book, stop, save)
+                except PARDONED as error:
+                    if record.study is None:
+                        raise
+                    entry.failure = failure_of(error)
+                    save()
+                    book.failed(row, entry.failure)
     record.finished = True
     save()
     return record
@@ -188,4 +193,4 @@ def _fitted(config: RunConfig, splits: Splits) -> tuple[RunConfig, Cost]:
 def _end(run: Run) -> Progress:
     """The end of a run that is already there."""
     last = run.curve[-1]
-    return Progress(last.step, last.step, run.cost, last)
+    return Progress(last.step, last.step, run.cost, last, run.curve)

@@ -35,6 +35,33 @@ class Saving(Strict):
     keep: PositiveInt = 2
 
 
+class Probe(Strict):
+    """How estimates compare with the true gradient, seen at evaluations; costs a backward pass, but no step of the run.
+
+    Args:
+        samples: of the training part, the same at every point of a run.
+        keys: independent estimates whose cosine and error are averaged.
+        every: of the evaluations, each so manieth one is probed.
+    """
+
+    samples: PositiveInt = 64
+    keys: PositiveInt = 4
+    every: PositiveInt = 1
+
+
+class Logs(Strict):
+    """What is written beside `log.jsonl` while a run trains.
+
+    Args:
+        tensorboard: event files in the folder `tensorboard`; needs the extra of that name.
+        wandb: a project of Weights & Biases; needs the extra of that name. Set WANDB_MODE=offline to stay off the
+            network.
+    """
+
+    tensorboard: bool = False
+    wandb: str | None = None
+
+
 class RunConfig(Strict):
     """One method on one task.
 
@@ -55,6 +82,8 @@ class RunConfig(Strict):
         evaluations: how often the validation part is scored along the way.
         seeds: one run per seed, no seed twice; a seed fixes weights, data order, dropout and tangents.
         checkpoints: when the run is saved.
+        probe: whether, and on how much, estimates are compared with the true gradient; not at all where unset.
+        logs: where points are written beside `log.jsonl`.
         threads: of torch; one is fastest for small nets, and keeps wall times comparable.
     """
 
@@ -72,6 +101,8 @@ class RunConfig(Strict):
     evaluations: PositiveInt = 20
     seeds: Annotated[tuple[Annotated[int, Field(ge=0, lt=2**63)], ...], Field(min_length=1)] = (0,)
     checkpoints: Saving = Saving()
+    probe: Probe | None = None
+    logs: Logs = Logs()
     threads: PositiveInt = 1
 
     @model_validator(mode="after")
@@ -241,6 +272,8 @@ def _is_choice(before: int | str) -> bool:
 def _model_at(location: tuple[int | str, ...], kind: type[BaseModel]) -> type[BaseModel]:
     for part in location[:-1]:
         inner = kind.model_fields[part].annotation if part in kind.model_fields else _BRANCHES.get(part)
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
-            kind = inner
+        # `Probe | None` has one model in it; a union of several is told apart by its branch, the next part.
+        inside = [one for one in (inner, *get_args(inner)) if isinstance(one, type) and issubclass(one, BaseModel)]
+        if len(inside) == 1:
+            kind = inside[0]
     return kind

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
 
@@ -25,12 +25,14 @@ from forwardgrad.train.frozen import load_moving, moving_tensors
 from forwardgrad.train.interrupt import Stop
 from forwardgrad.train.keeper import Keeper
 from forwardgrad.train.methods import halved
+from forwardgrad.train.probing import Probed, probe_batch, probe_now
 from forwardgrad.train.randomness import seeded
 from forwardgrad.train.record import Cost, Point, Run
 from forwardgrad.train.replay import Logged
 from forwardgrad.train.seeding import stream
 from forwardgrad.train.shortage import ShortageWarning, give_back, is_shortage, no_memory, shrinking
 from forwardgrad.train.state import Moving
+from forwardgrad.train.tally import Tallied
 from forwardgrad.train.tasks.task import Batch, Splits
 from forwardgrad.train.tensorbytes import checksum
 
@@ -49,12 +51,14 @@ class Progress:
         steps: optimizer steps in all.
         cost: of one step.
         point: the latest point of the curve.
+        curve: all of its points so far.
     """
 
     step: int
     steps: int
     cost: Cost
     point: Point
+    curve: Sequence[Point] = ()
 
 
 def step_cost(config: RunConfig, splits: Splits) -> Cost:
@@ -142,7 +146,7 @@ class _Training:
     moving: Moving
     keeper: Keeper | None
     logged: Logged | None
-
+    marks: set[int] = field(default_factory=set)  # steps after which the curve gets a point
     shrunk: bool = False  # in the last step
 
     @property
@@ -169,7 +173,7 @@ class _Training:
             self.logged.writer.go_on(now.step)
         marks, saves = _even(now.steps, self.config.evaluations), keeper.marks(now.steps) if keeper else set()
         looks = _even(now.steps, _REPORTS) | marks | saves
-        stop = keeper.stop if keeper else Stop()
+        self.marks, stop = marks, keeper.stop if keeper else Stop()
         observe(self._progress())
         started = perf_counter()
         while now.step < now.steps:
@@ -218,7 +222,8 @@ class _Training:
         before = Randomness(batch[0].device) if smaller else None
         try:
             key = Key(self.seed, now.step)
-            return backward(self.method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
+            method = Tallied(self.method, now.tally, measured=now.step + 1 in self.marks)
+            return backward(method, now.model, self.config.task.loss, *batch, into=now.descent.sink, key=key)
         except (RuntimeError, MemoryError) as error:
             if smaller is None or before is None or not is_shortage(error):
                 raise
@@ -238,11 +243,22 @@ class _Training:
         if not math.isfinite(score.loss) or not math.isfinite(train_loss or 0.0):
             raise self._stopped(f"training loss {train_loss}, validation loss {score.loss}")
         forwards = now.step * now.cost.forward_passes
-        return Point(now.step, forwards, now.seconds, train_loss, score.loss, score.accuracy)
+        tally, probed = now.tally, self._probed()
+        return Point(
+            now.step, forwards, now.seconds, train_loss, score.loss, score.accuracy,
+            tally.mean, tally.deviation, tally.ratio, probed.cosine, probed.error,
+        )  # fmt: skip
+
+    def _probed(self) -> Probed:
+        now, probe, task = self.moving, self.config.probe, self.config.task
+        if probe is None or len(now.curve) % probe.every:
+            return Probed(None, None)
+        batch = probe_batch(probe, self.splits.train, self.seed)
+        return probe_now(probe, now.method, now.model, task.loss, batch, self.seed, now.step)
 
     def _progress(self) -> Progress:
         now = self.moving
-        return Progress(now.step, now.steps, now.cost, now.curve[-1])
+        return Progress(now.step, now.steps, now.cost, now.curve[-1], now.curve)
 
     def _save(self, keeper: Keeper) -> None:
         if not all(bool(tensor.isfinite().all()) for tensor in moving_tensors(self.moving.model).values()):

@@ -32,6 +32,11 @@ class Point:
         train_loss: mean over the steps since the point before (the first point: None).
         validation_loss: on the whole validation part.
         validation_accuracy: on the whole validation part; None where the task has no accuracy.
+        slope_mean: of all slopes of the steps since the point before; None for exact methods,
+        slope_deviation: and their standard deviation, which estimates the norm of the gradient.
+        gradient_ratio: norm of the last step's estimate over the root mean square of its slopes.
+        cosine: of estimate and gradient on the probe batch, mean over keys; None where there is no probe,
+        probe_error: and the mean of |estimate - gradient|^2 / |gradient|^2.
     """
 
     step: int
@@ -40,6 +45,11 @@ class Point:
     train_loss: float | None
     validation_loss: float
     validation_accuracy: float | None
+    slope_mean: float | None = None
+    slope_deviation: float | None = None
+    gradient_ratio: float | None = None
+    cosine: float | None = None
+    probe_error: float | None = None
 
     @property
     def rank(self) -> tuple[float, float]:

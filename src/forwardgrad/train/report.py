@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
 from rich import box
@@ -12,11 +12,23 @@ from rich.table import Table
 
 from forwardgrad.train.comparison import Contender
 from forwardgrad.train.loop import Progress as Place
-from forwardgrad.train.record import Failure, Record, Run
-from forwardgrad.train.summary import PALETTE, summarise
+from forwardgrad.train.record import Failure, Point, Record, Run
+from forwardgrad.train.summary import styles, summarise
 from forwardgrad.train.tasks import TASKS
 
-_WIDE = 110  # columns from which there is room for the speed
+# What a bar shows, in order, and the width of the terminal from which there is room for it.
+_COLUMNS: tuple[tuple[int, Callable[[int], ProgressColumn]], ...] = (
+    (0, lambda width: TextColumn("{task.description}")),
+    (60, lambda width: BarColumn(bar_width=10 if width < 170 else 30)),
+    (70, lambda width: TextColumn("[dim]seed[/] {task.fields[seed]}")),
+    (0, lambda width: TextColumn("[dim]loss[/] {task.fields[loss]}")),
+    (0, lambda width: TextColumn("{task.fields[accuracy]}")),
+    (132, lambda width: TextColumn("[dim]slope[/] {task.fields[slope]}")),
+    (148, lambda width: TextColumn("[dim]norm ratio[/] {task.fields[ratio]}")),
+    (112, lambda width: TextColumn("[dim]peak[/] {task.fields[peak]}")),
+    (100, lambda width: TextColumn("[dim]{task.fields[speed]}")),
+    (50, lambda width: TimeRemainingColumn(compact=True, elapsed_when_finished=True)),
+)
 
 
 class Silence:
@@ -44,21 +56,13 @@ class Bars:
     """
 
     def __init__(self, console: Console, contenders: Sequence[Contender]) -> None:
-        columns: list[ProgressColumn] = [
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=10 if console.width < _WIDE else 30),
-            TextColumn("[dim]seed[/] {task.fields[seed]}"),
-            TextColumn("[dim]loss[/] {task.fields[loss]}"),
-            TextColumn("{task.fields[accuracy]}"),
-            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
-        ]
-        if console.width >= _WIDE:
-            columns.insert(-1, TextColumn("[dim]{task.fields[speed]}"))
+        columns = [make(console.width) for least, make in _COLUMNS if console.width >= least]
         self._bars = Progress(*columns, console=console)
-        self._ids = [self._add(place, one) for place, one in enumerate(contenders)]
+        colours = styles([one.config.model_dump(mode="json") for one in contenders])
+        self._ids = [self._add(colour, one) for (colour, _), one in zip(colours, contenders, strict=True)]
 
-    def _add(self, place: int, contender: Contender) -> TaskID:
-        colour, num_seeds = PALETTE[place % len(PALETTE)], len(contender.config.seeds)
+    def _add(self, colour: str, contender: Contender) -> TaskID:
+        num_seeds = len(contender.config.seeds)
         return self._bars.add_task(
             f"[{colour}]●[/] {contender.label}",
             total=num_seeds,
@@ -66,6 +70,9 @@ class Bars:
             seed=f"-/{num_seeds}",
             loss="     -",
             accuracy="     -",
+            slope="-",
+            ratio="-",
+            peak="-",
             speed="",
             num_seeds=num_seeds,
         )
@@ -105,6 +112,9 @@ class Bars:
             seed=place,
             loss=f"{loss:.4f}",
             accuracy="" if point.validation_accuracy is None else f"{100 * point.validation_accuracy:4.1f} %",
+            slope=slopes(point),
+            ratio="-" if point.gradient_ratio is None else f"{point.gradient_ratio:.3g}",
+            peak=kibibytes(now.cost.peak_bytes),
             speed=speed,
         )
 
@@ -138,6 +148,14 @@ def results_table(record: Record) -> Table:
             kibibytes(row.tape_bytes),
         )
     return table
+
+
+def slopes(point: Point) -> str:
+    """Mean and standard deviation of the slopes before a point; a dash where there are none."""
+    if point.slope_mean is None:
+        return "-"
+    spread = "" if point.slope_deviation is None else f" ± {point.slope_deviation:.2g}"
+    return f"{point.slope_mean:+.2g}{spread}"
 
 
 def kibibytes(count: int) -> str:

@@ -17,6 +17,7 @@ from forwardgrad.train.frozen import frozen_checksum, load_moving, moving_tensor
 from forwardgrad.train.methods import AnyMethod, in_chunks
 from forwardgrad.train.randomness import random_state, set_random_state
 from forwardgrad.train.record import Cost, Point
+from forwardgrad.train.tally import Tally
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Moving:
         seconds: spent in them.
         total: sum of the losses since the last point of the curve.
         since: how many losses these are.
+        tally: of the slopes since then.
         curve: points so far.
         best_step: the point that ranks highest,
         best: and the weights there, the frozen ones left out.
@@ -49,6 +51,7 @@ class Moving:
     seconds: float = 0.0
     total: Tensor = field(default_factory=lambda: torch.zeros(()))
     since: int = 0
+    tally: Tally = field(default_factory=Tally)
     curve: list[Point] = field(default_factory=list)
     best_step: int = 0
     best: dict[str, Tensor] = field(default_factory=dict)
@@ -79,7 +82,7 @@ class Moving:
             self.best_step = point.step
             self.best = {name: tensor.detach().clone() for name, tensor in moving_tensors(self.model).items()}
         self.curve.append(point)
-        self.total, self.since = torch.zeros(()), 0
+        self.total, self.since, self.tally = torch.zeros(()), 0, Tally()
 
     def tree(self) -> dict[str, Any]:
         """All of it, with every random state: plain values and tensors, still shared with the run."""
@@ -93,6 +96,7 @@ class Moving:
             "order": self.order.state_dict(),
             "random": random_state(),
             "total": self.total,
+            "tally": asdict(self.tally),
             "cost": asdict(self.cost),
             "curve": [asdict(point) for point in self.curve],
             **{name: getattr(self, name) for name in _COUNTS},
@@ -116,7 +120,7 @@ class Moving:
         self.descent.load_state_dict(tree["optimizer"])
         self.order.load_state_dict(tree["order"])
         set_random_state(tree["random"])
-        self.total = tree["total"]
+        self.total, self.tally = tree["total"], Tally(**tree["tally"])
         self.cost = Cost(**tree["cost"])
         self.curve = [Point(**point) for point in tree["curve"]]
         for name in _COUNTS:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from forwardgrad.train.record import Entry
 
-# Greys, then Okabe and Ito's colours, told apart with any kind of colour vision. The demo's exact methods come first.
-PALETTE = ("#2b2b2b", "#8a8a8a", "#8a8a8a", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
-_DASHED = 2  # the place of the second grey: the fused form of the method before it
+# Greys for exact methods; for estimates Okabe and Ito's colours, told apart with any kind of colour vision.
+PALETTE = ("#2b2b2b", "#8a8a8a", "#E69F00", "#56B4E9", "#0072B2", "#009E73", "#CC79A7", "#D55E00")
+_GREYS, _EXACT = 2, {"backprop", "checkpointed"}
+_DASHES = ("-", "--", ":")
+
+
+def styles(configs: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    """A colour and a line style ("-", "--" or ":") for every row, no two alike before they run out.
+
+    Args:
+        configs: of the rows, as plain values; their methods decide between greys and colours.
+    """
+    found: list[tuple[str, str]] = []
+    for config in configs:
+        exact = config["method"]["name"] in _EXACT
+        colours = PALETTE[:_GREYS] if exact else PALETTE[_GREYS:]
+        free = [(colour, dashes) for dashes in _DASHES for colour in colours if (colour, dashes) not in found]
+        if exact:  # a third one is the second one's relative: another form of checkpointing
+            free.sort(key=lambda one: (one[0] == PALETTE[0] and one[1] != "-", _DASHES.index(one[1])))
+        found.append(free[0] if free else (colours[-1], _DASHES[-1]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -83,7 +103,7 @@ class Summary:
 def summarise(entries: list[Entry]) -> list[Summary]:
     """A row for every entry that has finished at least one run and has not failed, in order."""
     rows = []
-    for place, entry in enumerate(entries):
+    for entry, (colour, dashes) in zip(entries, styles([entry.config for entry in entries]), strict=True):
         if not entry.runs or entry.failure is not None:
             continue
         accuracies = [run.test_accuracy for run in entry.runs if run.test_accuracy is not None]
@@ -91,8 +111,8 @@ def summarise(entries: list[Entry]) -> list[Summary]:
         rows.append(
             Summary(
                 label=entry.label,
-                colour=PALETTE[place % len(PALETTE)],
-                dashes="--" if place == _DASHED else "-",
+                colour=colour,
+                dashes=dashes,
                 seeds=len(entry.runs),
                 accuracy=Spread.over(accuracies) if accuracies else None,
                 loss=Spread.over([run.test_loss for run in entry.runs]),
