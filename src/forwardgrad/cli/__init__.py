@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from forwardgrad.cli.claims import app as claims
 from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
 from forwardgrad.cli.doctor import doctor
@@ -24,6 +25,7 @@ app = typer.Typer(
 for command in (train, demo, resume, replay, methods, doctor):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
+app.add_typer(claims, name="claims")
 
 
 def main() -> None:
