@@ -19,7 +19,7 @@ from forwardgrad.train.config import build_config
 from forwardgrad.train.page import render, sources_of
 from forwardgrad.train.page.charts import _apart, number, share
 from forwardgrad.train.page.sections import Source, sections
-from forwardgrad.train.record import Cost, Entry, Point, Record, Run, read_record
+from forwardgrad.train.record import Cost, Entry, Failure, Point, Record, Run, read_record
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -203,6 +203,15 @@ def test_seeds_that_ended_at_different_places_share_what_they_have(tmp_path):
     assert '"exact: 56.7 %' not in render([Source(tmp_path, one)]).decode()
     (section,) = sections([Source(tmp_path, one)])
     assert sum(row == 0 for row, *_ in section.charts[0].points) == 4
+
+
+def test_a_method_that_failed_is_told_and_not_drawn(tmp_path):
+    one = record()
+    one.entries[1].failure = Failure("diverged", "the loss is <NaN>")
+    (section,) = sections([Source(tmp_path, one)])
+    assert [row.label for row in section.rows] == [one.entries[0].label, one.entries[2].label]
+    assert len(section.charts[0].points) == 2 * len(one.entries[0].runs[0].curve)
+    assert "diverged:</strong> the loss is &lt;NaN&gt;" in render([Source(tmp_path, one)]).decode()
 
 
 def test_a_folder_without_a_finished_run_has_no_report(tmp_path):

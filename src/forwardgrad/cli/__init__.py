@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from forwardgrad.cli.claims import app as claims
 from forwardgrad.cli.compare import compare
 from forwardgrad.cli.data import app as data
 from forwardgrad.cli.demo import demo
@@ -28,6 +29,7 @@ app = typer.Typer(
 for command in (train, compare, demo, resume, replay, report, methods, doctor):
     app.command(epilog=CODES_HELP)(command)
 app.add_typer(data, name="data")
+app.add_typer(claims, name="claims")
 
 
 def _colourless(context: typer.Context, asked: bool) -> None:

@@ -141,7 +141,7 @@ def finish(
         from forwardgrad.train.page import PAGE_NAME, render  # not before training is over: it imports matplotlib
         from forwardgrad.train.page.sections import Source
 
-        page = render([Source(output.path, replace(record, entries=drawn))])
+        page = render([Source(output.path, record)])
         places["Report "] = output.write(PAGE_NAME, page)
     if as_json:
         sys.stdout.buffer.write(document(record))

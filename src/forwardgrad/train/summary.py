@@ -103,8 +103,9 @@ class Summary:
 def summarise(entries: list[Entry]) -> list[Summary]:
     """A row for every entry that has finished at least one run and has not failed, in order."""
     rows = []
-    for entry, (colour, dashes) in zip(entries, styles([entry.config for entry in entries]), strict=True):
-        if not entry.runs or entry.failure is not None:
+    able = [entry for entry in entries if entry.failure is None]
+    for entry, (colour, dashes) in zip(able, styles([entry.config for entry in able]), strict=True):
+        if not entry.runs:
             continue
         accuracies = [run.test_accuracy for run in entry.runs if run.test_accuracy is not None]
         first, last = entry.runs[0], [run.curve[-1] for run in entry.runs]

@@ -10,7 +10,7 @@ import yaml
 
 from forwardgrad.train.page.charts import Chart, line_chart, number, scatter_chart, share
 from forwardgrad.train.page.series import Value, lines
-from forwardgrad.train.record import Entry, Point, Record
+from forwardgrad.train.record import Entry, Failure, Point, Record
 from forwardgrad.train.report import kibibytes
 from forwardgrad.train.summary import Summary, summarise
 from forwardgrad.train.tasks import TASKS
@@ -39,6 +39,7 @@ class Section:
         charts: in order.
         configs: label and YAML of every row.
         missing: runs that were asked for and are not there yet.
+        failed: methods that have no figure, and why.
     """
 
     task: str
@@ -48,6 +49,7 @@ class Section:
     charts: list[Chart]
     configs: list[tuple[str, str]]
     missing: int
+    failed: list[tuple[str, Failure]]
 
     @property
     def figure(self) -> str:
@@ -80,20 +82,21 @@ def sections(sources: Sequence[Source]) -> list[Section]:
             label = f"{source.folder.name}: {entry.label}" if labels.count(entry.label) > 1 else entry.label
             named = replace(entry, label=label)
             tasks.setdefault(entry.config["task"]["name"], []).append(named)
-    return [
-        _section(task, entries)
-        for task, entries in tasks.items()
-        if any(entry.runs and entry.failure is None for entry in entries)
-    ]
+    return [_section(task, entries) for task, entries in tasks.items() if any(map(_shown, entries))]
+
+
+def _shown(entry: Entry) -> bool:
+    return bool(entry.runs) and entry.failure is None
 
 
 def _section(task: str, entries: list[Entry]) -> Section:
-    rows, begun = summarise(entries), [entry for entry in entries if entry.runs and entry.failure is None]
+    rows, begun = summarise(entries), [entry for entry in entries if _shown(entry)]
     best = max(range(len(rows)), key=lambda place: rows[place].merit)
     known = TASKS.get(task)  # a record may come from a version that knew other tasks
     configs = [(entry.label, yaml.safe_dump(entry.config, sort_keys=False)) for entry in entries]
     missing = sum(len(entry.config["seeds"]) - len(entry.runs) for entry in entries if entry.failure is None)
-    return Section(task, known.remark if known else "", rows, best, _charts(begun, rows), configs, missing)
+    failed = [(entry.label, entry.failure) for entry in entries if entry.failure is not None]
+    return Section(task, known.remark if known else "", rows, best, _charts(begun, rows), configs, missing, failed)
 
 
 def _charts(entries: list[Entry], rows: list[Summary]) -> list[Chart]:

@@ -13,7 +13,7 @@ from forwardgrad.train.record import Record
 from forwardgrad.train.report import kibibytes
 from forwardgrad.train.study.config import StudyConfig
 from forwardgrad.train.study.standings import WITHIN_ACCURACY, WITHIN_LOSS, Standing, standings
-from forwardgrad.train.summary import PALETTE, Spread, Summary
+from forwardgrad.train.summary import Spread, Summary
 from forwardgrad.train.tasks import TASKS
 
 _WIDE = 118  # columns from which all of it stands side by side
@@ -71,9 +71,9 @@ def _table(rows: Sequence[Standing], columns: dict[str, Cell]) -> Table:
     table.add_column("method", no_wrap=True)
     for heading in columns:
         table.add_column(heading, justify="right", no_wrap=True)
-    for place, row in enumerate(rows):
-        name = f"[{PALETTE[place % len(PALETTE)]}]●[/] {row.label}"
-        table.add_row(name, *(cell(row) for cell in columns.values()))
+    for row in rows:
+        colour = "dim" if row.summary is None else row.summary.colour
+        table.add_row(f"[{colour}]●[/] {row.label}", *(cell(row) for cell in columns.values()))
     return table
 
 

@@ -1,0 +1,1 @@
+"""One module a claim; each ends in `CLAIM = Claim(...)`."""
