@@ -10,11 +10,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import errors, testing
+    from forwardgrad import errors, exact, layers, testing
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
     from forwardgrad.diagnosis import doctor
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
+    from forwardgrad.exact import Moonwalk, PureMoonwalk
     from forwardgrad.forward_ad import push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
@@ -42,6 +43,7 @@ _WHERE = {
     "combine": "Control Mean Mmse Project",
     "diagnosis": "doctor",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
+    "exact": "Moonwalk PureMoonwalk",
     "forward_ad": "push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
@@ -55,7 +57,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("errors", "testing")
+_MODULES = ("errors", "exact", "layers", "testing")
 
 __all__ = [
     "SPSA",
@@ -83,11 +85,13 @@ __all__ = [
     "Mmse",
     "ModuleObjective",
     "MomentumMixed",
+    "Moonwalk",
     "Objective",
     "OneSided",
     "Orthonormal",
     "Passport",
     "Project",
+    "PureMoonwalk",
     "Rademacher",
     "RankOneRademacher",
     "Sited",
@@ -98,7 +102,9 @@ __all__ = [
     "cite",
     "doctor",
     "errors",
+    "exact",
     "forward_baseline",
+    "layers",
     "measure",
     "push_forward",
     "rule",

@@ -59,6 +59,12 @@ _BIBTEX = {
   year={2018},
   eprint={1809.03054}
 }""",
+    "2402.14212": """@article{krylov2024moonwalk,
+  title={Moonwalk: Inverse-Forward Differentiation},
+  author={Krylov, Dmitrii and Karamzade, Armin and Fox, Roy},
+  journal={arXiv preprint arXiv:2402.14212},
+  year={2024}
+}""",
 }
 
 
