@@ -21,9 +21,9 @@ class Setting:
     """Two depths of each family: between them the bytes a layer; time and ratios at the second."""
 
     depths: tuple[int, int] = (21, 42)
-    rows: int = 32
+    rows: int = 16
     anchors: int = 4
-    rounds: int = 5
+    rounds: int = 4
 
 
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:

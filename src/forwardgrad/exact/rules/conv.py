@@ -44,9 +44,7 @@ class ConvRule:
                 return "windows with a tap of their own (stride above padding and half the kernel) or circular padding"
             taps *= end - lowest
         if layer.out_channels > layer.in_channels * taps:
-            return (
-                f"at most {layer.in_channels * taps} output channels, the inputs that a window has to itself"
-            )
+            return f"at most {layer.in_channels * taps} output channels, the inputs that a window has to itself"
         return ""
 
     def keep(self, layer: Conv, x: Tensor, y: Tensor) -> torch.Size:
