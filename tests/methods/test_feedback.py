@@ -15,6 +15,7 @@ from forwardgrad.probes import tape_bytes
 from forwardgrad.testing import check_memory, check_unbiased, tower
 from forwardgrad.testing.draws import flat
 from forwardgrad.testing.problems import cross_entropy
+from forwardgrad.train.tree import flatten, unflatten
 
 METHODS = [fg.FDFA, fg.ActivityPerturbed, fg.DFA, fg.DirectKolenPollack]
 LEARNERS = [fg.FDFA, fg.DirectKolenPollack]
@@ -170,10 +171,13 @@ def test_state_is_saved_whole_and_replays(make):
     file = io.BytesIO()
     torch.save(method.state_dict(), file)
     file.seek(0)
-    loaded, twin = make(), copy.deepcopy(method)
+    loaded, twin, resumed = make(), copy.deepcopy(method), make()
     loaded.load_state_dict(torch.load(file))
-    seen = [flat(m(objective, objective.params, key=fg.Key(0, 3)).grad, objective.params) for m in (method, loaded)]
-    assert torch.equal(*seen)
+    resumed.load_state_dict(unflatten(*flatten(method.state_dict())))  # as checkpoints of a run keep it
+    seen = [
+        flat(m(objective, objective.params, key=fg.Key(0, 3)).grad, objective.params) for m in (method, loaded, resumed)
+    ]
+    assert torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
     assert all(torch.equal(method.feedback[p], loaded.feedback[p]) for p in ("2", "4"))
     assert not torch.equal(twin.feedback["2"], method.feedback["2"])
 
