@@ -50,6 +50,14 @@ METHODS: Mapping[str, Callable[[], Method]] = {
     "activity": fg.ActivityPerturbed,
     "forward": fg.ForwardGradient,
 }
+NAMES: Mapping[str, str] = {
+    "backprop": "backprop",
+    "fdfa": "learned feedback",
+    "dfa": "random feedback",
+    "dkp": "direct Kolen-Pollack",
+    "activity": "activity-perturbed",
+    "forward": "forward gradient",
+}
 COSTS: Mapping[str, Callable[[], Method]] = {
     **METHODS,
     "checkpointed": fg.CheckpointedBackprop,
@@ -116,10 +124,11 @@ def draw(record: ClaimRecord) -> Figure:
         figure, axes = plt.subplots(figsize=(7.2, 4.2))
         for name in METHODS:
             mean = torch.tensor(record.series(name)).mean(0)
-            axes.plot(range(1, len(mean) + 1), 100 * mean, marker="o", label=f"{name} {mean[-1]:.1%}")
+            axes.plot(range(1, len(mean) + 1), 100 * mean, marker="o", label=f"{NAMES[name]} {mean[-1]:.1%}")
         axes.set(title="Fashion-MNIST, test accuracy in percent", ylim=(None, 92))
         axes.set_xlabel("epochs", loc="left")
-        axes.legend()
+        axes.set_xticks(range(1, record.setting["epochs"] + 1))
+        figure.legend(loc="outside right upper")
     return figure
 
 
