@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
+    from forwardgrad.optim import (
+        Box,
+        ConstraintSet,
+        FrankWolfe,
+        L1Ball,
+        L2Ball,
+        LinfBall,
+        LpBall,
+        NuclearBall,
+        Simplex,
+    )
     from forwardgrad.passport import Passport
     from forwardgrad.slopes import Central, Jvp, OneSided
     from forwardgrad.tangents import (
@@ -49,6 +60,7 @@ _WHERE = {
     "methods": "SPSA Backprop CheckpointedBackprop ControlVariate ForwardGradient",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
+    "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
     "passport": "Passport",
     "slopes": "Central Jvp OneSided",
     "tangents": "CoordinateDraw Gaussian Key MomentumMixed Orthonormal Rademacher RankOneRademacher Sparse Sphere "
@@ -62,10 +74,12 @@ __all__ = [
     "Accumulate",
     "Apply",
     "Backprop",
+    "Box",
     "Central",
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "ConstraintSet",
     "Control",
     "ControlVariate",
     "CoordinateDraw",
@@ -73,16 +87,22 @@ __all__ = [
     "Estimate",
     "FactoredGradient",
     "ForwardGradient",
+    "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
     "Jvp",
     "Key",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "LpBall",
     "Mean",
     "Measurement",
     "Method",
     "Mmse",
     "ModuleObjective",
     "MomentumMixed",
+    "NuclearBall",
     "Objective",
     "OneSided",
     "Orthonormal",
@@ -90,6 +110,7 @@ __all__ = [
     "Project",
     "Rademacher",
     "RankOneRademacher",
+    "Simplex",
     "Sited",
     "Sparse",
     "Sphere",
