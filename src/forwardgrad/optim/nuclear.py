@@ -36,7 +36,7 @@ class NuclearBall:
 
     radius: float = 1.0
     iterations: int = 100
-    tolerance: float = 1e-7
+    tolerance: float = 1e-4
 
     def __post_init__(self) -> None:
         positive(self.radius, "NuclearBall")
