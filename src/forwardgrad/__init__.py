@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
+    from forwardgrad.optim import (
+        Box,
+        ConstraintSet,
+        FrankWolfe,
+        L1Ball,
+        L2Ball,
+        LinfBall,
+        LpBall,
+        NuclearBall,
+        Simplex,
+    )
     from forwardgrad.passport import Passport
     from forwardgrad.slopes import Central, Jvp, OneSided
     from forwardgrad.tangents import (
@@ -60,6 +71,7 @@ _WHERE = {
     "ForwardGradient",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
+    "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
     "passport": "Passport",
     "slopes": "Central Jvp OneSided",
     "tangents": "CoordinateDraw Gaussian Key MomentumMixed Orthonormal Rademacher RankOneRademacher Sparse Sphere "
@@ -76,10 +88,12 @@ __all__ = [
     "ActivityPerturbed",
     "Apply",
     "Backprop",
+    "Box",
     "Central",
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "ConstraintSet",
     "Control",
     "ControlVariate",
     "CoordinateDraw",
@@ -88,16 +102,22 @@ __all__ = [
     "Estimate",
     "FactoredGradient",
     "ForwardGradient",
+    "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
     "Jvp",
     "Key",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "LpBall",
     "Mean",
     "Measurement",
     "Method",
     "Mmse",
     "ModuleObjective",
     "MomentumMixed",
+    "NuclearBall",
     "Objective",
     "OneSided",
     "Orthonormal",
@@ -105,6 +125,7 @@ __all__ = [
     "Project",
     "Rademacher",
     "RankOneRademacher",
+    "Simplex",
     "Sited",
     "Sparse",
     "Sphere",

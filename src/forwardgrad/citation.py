@@ -83,6 +83,12 @@ _BIBTEX = {
   year={2018},
   eprint={1809.03054}
 }""",
+    "2403.12511": """@article{rostami2024projected,
+  title={Projected Forward Gradient-Guided {Frank-Wolfe} Algorithm via Variance Reduction},
+  author={Rostami, M. and Kia, S. S.},
+  journal={arXiv preprint arXiv:2403.12511},
+  year={2024}
+}""",
 }
 
 
