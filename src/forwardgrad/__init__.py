@@ -20,9 +20,30 @@ if TYPE_CHECKING:
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
     from forwardgrad.measurement import Measurement, forward_baseline, measure
-    from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
+    from forwardgrad.methods import (
+        DFA,
+        FDFA,
+        SPSA,
+        ActivityPerturbed,
+        Backprop,
+        CheckpointedBackprop,
+        ControlVariate,
+        DirectKolenPollack,
+        ForwardGradient,
+    )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
+    from forwardgrad.optim import (
+        Box,
+        ConstraintSet,
+        FrankWolfe,
+        L1Ball,
+        L2Ball,
+        LinfBall,
+        LpBall,
+        NuclearBall,
+        Simplex,
+    )
     from forwardgrad.passport import Passport
     from forwardgrad.slopes import Central, Jvp, OneSided
     from forwardgrad.tangents import (
@@ -48,9 +69,11 @@ _WHERE = {
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
-    "methods": "SPSA Backprop CheckpointedBackprop ControlVariate ForwardGradient",
+    "methods": "DFA FDFA SPSA ActivityPerturbed Backprop CheckpointedBackprop ControlVariate DirectKolenPollack "
+    "ForwardGradient",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
+    "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
     "passport": "Passport",
     "slopes": "Central Jvp OneSided",
     "tangents": "CoordinateDraw Gaussian Key MomentumMixed Orthonormal Rademacher RankOneRademacher Sparse Sphere "
@@ -60,25 +83,36 @@ _NAMES = {name: module for module, names in _WHERE.items() for name in names.spl
 _MODULES = ("errors", "exact", "layers", "testing")
 
 __all__ = [
+    "DFA",
+    "FDFA",
     "SPSA",
     "Accumulate",
+    "ActivityPerturbed",
     "Apply",
     "Backprop",
+    "Box",
     "Central",
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "ConstraintSet",
     "Control",
     "ControlVariate",
     "CoordinateDraw",
     "Differentiable",
+    "DirectKolenPollack",
     "Estimate",
     "FactoredGradient",
     "ForwardGradient",
+    "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
     "Jvp",
     "Key",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "LpBall",
     "Mean",
     "Measurement",
     "Method",
@@ -86,6 +120,7 @@ __all__ = [
     "ModuleObjective",
     "MomentumMixed",
     "Moonwalk",
+    "NuclearBall",
     "Objective",
     "OneSided",
     "Orthonormal",
@@ -94,6 +129,7 @@ __all__ = [
     "PureMoonwalk",
     "Rademacher",
     "RankOneRademacher",
+    "Simplex",
     "Sited",
     "Sparse",
     "Sphere",
