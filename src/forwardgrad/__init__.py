@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forwardgrad import errors, testing
+    from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
     from forwardgrad.diagnosis import doctor
+    from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
-    from forwardgrad.forward_ad import push_forward, rule, stop_gradient
+    from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
     from forwardgrad.measurement import Measurement, forward_baseline, measure
@@ -38,11 +40,13 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
+    "bilevel": "TangentGrowth Unroll tangent_growth",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
     "diagnosis": "doctor",
+    "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
-    "forward_ad": "push_forward rule stop_gradient",
+    "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
@@ -93,17 +97,22 @@ __all__ = [
     "Sited",
     "Sparse",
     "Sphere",
+    "SplitDirections",
+    "TangentGrowth",
     "Tangents",
+    "Unroll",
     "backward",
     "cite",
     "doctor",
     "errors",
     "forward_baseline",
+    "inner_gradient",
     "measure",
     "push_forward",
     "rule",
     "stop_gradient",
     "suggest_lr",
+    "tangent_growth",
     "testing",
 ]
 
