@@ -21,16 +21,16 @@ _TRUE = 0.01 / pi
 class Setting:
     """Fourier modes and time steps of the solver, outer steps, and where the viscosity starts."""
 
-    modes: int = 512
+    modes: int = 1024
     steps: int = 176
-    outer: int = 60
+    outer: int = 100
     start: float = 2e-2
-    rate: float = 0.2
+    rate: float = 0.1
 
 
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """Adam on log nu, its slope from two solves; errors of nu and of the whole solution."""
-    begin = time.perf_counter()
+    begin = time.process_time()
     times = np.arange(1, 9) * 0.11  # of the readings, which are times of the solver too
     places = np.arange(8) * setting.modes // 8 + setting.modes // 16
     grid = -1 + 2 * np.arange(setting.modes) / setting.modes
@@ -42,8 +42,9 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
 
     method = fg.ForwardGradient(1, "rademacher", slope=fg.OneSided(1e-4))
     log_nu = torch.tensor(setting.start, dtype=torch.float64).log()
-    # With torch's 0.999 the large gradients of the first steps would be remembered for all of them.
-    optimizer = torch.optim.Adam([log_nu], lr=setting.rate, betas=(0.9, 0.95))
+    # Gradients shrink a thousandfold: with torch's 0.999 the first would be remembered to the end, and with its eps of
+    # 1e-8 the last would not count, since the loss ends near 1e-14.
+    optimizer = torch.optim.Adam([log_nu], lr=setting.rate, betas=(0.5, 0.8), eps=1e-16)
     path = []
     for step in range(setting.outer):
         optimizer.param_groups[0]["lr"] = setting.rate * (1 - step / setting.outer)
@@ -51,7 +52,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         optimizer.step()
         path.append(float(log_nu.exp()))
         tell(f"step {step + 1} of {setting.outer}, nu = {path[-1]:.6f}")
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     solved = solve(path[-1], setting.modes, setting.steps)
     true = exact(times, grid)
     error = float(np.linalg.norm(solved - true) / np.linalg.norm(true))
@@ -95,8 +96,8 @@ CLAIM = Claim(
     sentence="Forward unrolling by values only finds the viscosity of Burgers' equation through a numerical solver.",
     published="error of nu 0.97e-2 (+- 0.45e-2), of u 0.63e-3 (Figure 2); through a PINN 2143e-2",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(steps=440, outer=250, rate=0.1)},
+    settings={"quick": Setting(), "record": Setting(steps=352, outer=250, rate=0.1)},
     checks=(Check("nu_error", at_most=0.2e-2), Check("seconds", at_most=30)),
-    headline="error of nu {nu_error:.2e}, of u {u_error:.2e}, in {seconds:.0f} s",
+    headline="error of nu {nu_error:.2e}, of u {u_error:.2e}, in {seconds:.0f} s of one core",
     depends=("forwardgrad.slopes", "forwardgrad.methods.forward"),
 )
