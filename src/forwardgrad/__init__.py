@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
     from forwardgrad.measurement import Measurement, forward_baseline, measure
-    from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
+    from forwardgrad.methods import (
+        DFA,
+        FDFA,
+        SPSA,
+        ActivityPerturbed,
+        Backprop,
+        CheckpointedBackprop,
+        ControlVariate,
+        DirectKolenPollack,
+        ForwardGradient,
+    )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
     from forwardgrad.passport import Passport
@@ -50,7 +60,8 @@ _WHERE = {
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
-    "methods": "SPSA Backprop CheckpointedBackprop ControlVariate ForwardGradient",
+    "methods": "DFA FDFA SPSA ActivityPerturbed Backprop CheckpointedBackprop ControlVariate DirectKolenPollack "
+    "ForwardGradient",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
     "passport": "Passport",
@@ -62,8 +73,11 @@ _NAMES = {name: module for module, names in _WHERE.items() for name in names.spl
 _MODULES = ("errors", "testing")
 
 __all__ = [
+    "DFA",
+    "FDFA",
     "SPSA",
     "Accumulate",
+    "ActivityPerturbed",
     "Apply",
     "Backprop",
     "Central",
@@ -74,6 +88,7 @@ __all__ = [
     "ControlVariate",
     "CoordinateDraw",
     "Differentiable",
+    "DirectKolenPollack",
     "Estimate",
     "FactoredGradient",
     "ForwardGradient",

@@ -58,6 +58,30 @@ _BIBTEX = {
   journal={arXiv preprint arXiv:2306.09782},
   year={2023}
 }""",
+    "2212.07282": """@article{bacho2022low,
+  title={Low-Variance Forward Gradients using Direct Feedback Alignment and Momentum},
+  author={Bacho, Florian and Chu, Dominique},
+  journal={arXiv preprint arXiv:2212.07282},
+  year={2022}
+}""",
+    "1609.01596": """@inproceedings{nokland2016direct,
+  title={Direct Feedback Alignment Provides Learning in Deep Neural Networks},
+  author={N{\\o}kland, Arild},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2016},
+  eprint={1609.01596}
+}""",
+    "2210.03310": """@article{ren2022scaling,
+  title={Scaling Forward Gradient With Local Losses},
+  author={Ren, Mengye and Kornblith, Simon and Liao, Renjie and Hinton, Geoffrey},
+  journal={arXiv preprint arXiv:2210.03310},
+  year={2022}
+}""",
+    "Webster, Choi and Ahn, 2020": """@misc{webster2020learning,
+  title={Learning the Connections in Direct Feedback Alignment},
+  author={Webster, Matthew Bailey and Choi, Jonghyun and Ahn, Changwook},
+  year={2020}
+}""",
     "1809.03054": """@inproceedings{hanzely2018sega,
   title={{SEGA}: Variance Reduction via Gradient Sketching},
   author={Hanzely, Filip and Mishchenko, Konstantin and Richt{\\'a}rik, Peter},

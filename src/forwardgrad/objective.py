@@ -22,6 +22,9 @@ from forwardgrad.tangents import Tangents
 
 Params = Mapping[str, Tensor]
 
+Visit = Callable[[str, Tensor], Tensor]
+"""(path of a layer, its input) -> the input that it is to have."""
+
 
 class Slopes(NamedTuple):
     """What a push gives back.
@@ -89,6 +92,9 @@ class Sited(Differentiable, Protocol):
 
     def sites(self, params: Params) -> Mapping[str, Site]:
         """The activations in the order of the forward pass, by name."""
+
+    def visiting(self, visit: Visit) -> AbstractContextManager[None]:
+        """Inside, an evaluation shows the inputs of its layers with matrices to `visit`, which may replace them."""
 
 
 @runtime_checkable
@@ -222,6 +228,6 @@ def finite(loss: Tensor, slopes: Tensor | None = None) -> None:
 
 
 __all__ = [
-    "Chained", "Differentiable", "FunctionObjective", "Objective", "Params", "Site", "Sited", "Slopes",
+    "Chained", "Differentiable", "FunctionObjective", "Objective", "Params", "Site", "Sited", "Slopes", "Visit",
     "finite", "judged", "require", "scalar",
 ]  # fmt: skip

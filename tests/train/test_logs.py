@@ -9,6 +9,7 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
+from killing import Killed, Killing
 
 from forwardgrad.errors import ConfigError, MissingExtraError
 from forwardgrad.train import comparison
@@ -20,20 +21,6 @@ from forwardgrad.train.report import Silence
 from forwardgrad.train.tasks.digits import Digits
 
 SPLITS = Digits().load()
-
-
-class Killed(BaseException):
-    """What no code catches, in place of a signal."""
-
-
-class Killing(Silence):
-    def __init__(self, countdown: int) -> None:
-        self.countdown = countdown
-
-    def progress(self, row, seed_index, now) -> None:
-        self.countdown -= 1
-        if self.countdown == 0:
-            raise Killed
 
 
 @pytest.fixture(autouse=True)

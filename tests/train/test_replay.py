@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from killing import Killed
 from safetensors.torch import load_file
 from torch import nn
 from typer.testing import CliRunner
@@ -31,10 +32,6 @@ from forwardgrad.train.tasks.digits import Digits
 
 SPLITS = Digits().load()
 COST = Cost(forward_passes=3.0, peak_bytes=0, tape_bytes=0)
-
-
-class Killed(BaseException):
-    """What no code catches."""
 
 
 def trained(folder, killed_at=None, **tree):

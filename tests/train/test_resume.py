@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from killing import Killed, Killing
 from torch import nn
 
 from forwardgrad.errors import CheckpointError, NonFiniteError, OutputError
@@ -102,22 +103,6 @@ def server(tmp_path_factory):
     server.process.kill()
     server.process.wait()
     server.process.stdout.close()
-
-
-class Killed(BaseException):
-    """What no code catches, in place of a signal."""
-
-
-class Killing(Silence):
-    """Kills the run from within when it reports a step for the n-th time."""
-
-    def __init__(self, countdown: int) -> None:
-        self.countdown = countdown
-
-    def progress(self, row, seed_index, now) -> None:
-        self.countdown -= 1
-        if self.countdown == 0:
-            raise Killed
 
 
 def contenders(*trees: dict, **shared) -> list[Contender]:

@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import pytest
+from killing import Killed, Killing
 from rich.console import Console
 
 from forwardgrad.errors import UnsupportedError
@@ -42,25 +43,6 @@ SMALL = {
     "seeds": [0, 1],
     "tuning": {"trials": 2, "fraction": 0.5, "span": 2},
 }
-
-
-class Killed(BaseException):
-    """What no code catches, in place of a signal."""
-
-
-class Killing(Silence):
-    """Kills the comparison when it hears of a step, of a trial or of a run, for the n-th time."""
-
-    def __init__(self, countdown: int) -> None:
-        self.countdown = countdown
-
-    def progress(self, row, seed_index, now) -> None:
-        self.countdown -= 1
-        if self.countdown == 0:
-            raise Killed
-
-    def trying(self, row, trial, trials, now) -> None:
-        self.progress(row, 0, now)
 
 
 @cache

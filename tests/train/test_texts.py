@@ -13,6 +13,7 @@ from torch import Generator
 pytest.importorskip("peft")
 pytest.importorskip("transformers")
 
+from killing import Killing
 from textbase import write_ag_news, write_package, write_sst2
 
 from forwardgrad.errors import CheckpointError, DataError, MissingExtraError
@@ -125,21 +126,11 @@ def test_every_method_goes_on_bit_for_bit(small, tmp_path, monkeypatch, method):
     whole = compare([Contender("one", config)], splits, OutputFolder(tmp_path / "whole").probe(), Silence())
     output = OutputFolder(tmp_path / "parts").probe()
     with pytest.raises(KeyboardInterrupt):
-        carry_on(begin([Contender("one", config)], output), splits, output, Interrupting(3))
+        carry_on(begin([Contender("one", config)], output), splits, output, Killing(3, KeyboardInterrupt))
     parts = carry_on(read_record(tmp_path / "parts" / "record.json"), splits, output, Silence())
     (first,), (second,) = whole.entries[0].runs, parts.entries[0].runs
     timeless = lambda run: replace(run, curve=tuple(replace(point, seconds=0.0) for point in run.curve))
     assert timeless(first) == timeless(second)
-
-
-class Interrupting(Silence):
-    def __init__(self, countdown: int) -> None:
-        self.countdown = countdown
-
-    def progress(self, row, seed_index, now) -> None:
-        self.countdown -= 1
-        if self.countdown == 0:
-            raise KeyboardInterrupt
 
 
 def test_a_checkpoint_holds_no_frozen_weight_and_a_replay_needs_none(small, tmp_path):
@@ -159,7 +150,7 @@ def test_another_base_is_noticed(small, base, tmp_path, monkeypatch):
     splits, output = config.task.load(), OutputFolder(tmp_path / "run").probe()
     record = begin([Contender("one", config)], output)
     with pytest.raises(KeyboardInterrupt):
-        carry_on(record, splits, output, Interrupting(3))
+        carry_on(record, splits, output, Killing(3, KeyboardInterrupt))
 
     def changed(self, generator):
         model = build(self, generator)

@@ -5,7 +5,11 @@ from __future__ import annotations
 from forwardgrad.methods.backprop import Backprop
 from forwardgrad.methods.checkpointed import CheckpointedBackprop
 from forwardgrad.methods.control import ControlVariate
+from forwardgrad.methods.feedback import DFA, FDFA, ActivityPerturbed, DirectKolenPollack
 from forwardgrad.methods.forward import ForwardGradient
 from forwardgrad.methods.spsa import SPSA
 
-__all__ = ["SPSA", "Backprop", "CheckpointedBackprop", "ControlVariate", "ForwardGradient"]
+__all__ = [
+    "DFA", "FDFA", "SPSA", "ActivityPerturbed", "Backprop", "CheckpointedBackprop", "ControlVariate",
+    "DirectKolenPollack", "ForwardGradient",
+]  # fmt: skip

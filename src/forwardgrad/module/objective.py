@@ -17,7 +17,8 @@ from forwardgrad.forward_ad.shift import Shifted
 from forwardgrad.module.admission import admit_batch, admit_model, unwrapped
 from forwardgrad.module.replay import Buffers, Randomness, Replay, forget_duals
 from forwardgrad.module.slots import Slots
-from forwardgrad.objective import Params, Site, Slopes, judged, scalar
+from forwardgrad.module.visits import visited
+from forwardgrad.objective import Params, Site, Slopes, Visit, judged, scalar
 from forwardgrad.tangents import Key, Tangents
 
 
@@ -215,6 +216,14 @@ class ModuleObjective:
             for handle in handles:
                 handle.remove()
         return found
+
+    def visiting(self, visit: Visit) -> AbstractContextManager[None]:
+        """Inside, one evaluation shows the inputs of the layers that hold matrices to `visit`, which may replace them.
+
+        Raises:
+            RungError: from the evaluation, for a layer that is used more than once.
+        """
+        return visited(self.slots.modules, visit)
 
     # rung 3
 

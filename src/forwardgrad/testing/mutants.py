@@ -15,7 +15,7 @@ from torch import Tensor
 from forwardgrad.combine import Combine, Mean, Project
 from forwardgrad.estimate import Deliver, Estimate, Method
 from forwardgrad.gradient import FactoredGradient
-from forwardgrad.methods import Backprop, ForwardGradient
+from forwardgrad.methods import DFA, Backprop, ForwardGradient
 from forwardgrad.objective import Objective, Params, Slopes
 from forwardgrad.slopes import Jvp, moved
 from forwardgrad.tangents import Dense, Gaussian, Key, Rademacher, Sampler, Tangents
@@ -228,6 +228,12 @@ def evaluated_twice(objective: Objective, params: Params, key: Key | None) -> Es
     return ForwardGradient()(objective, params, key=key)
 
 
+def error_halved(objective: Objective, params: Params, key: Key | None) -> Estimate:
+    """Half the error fed back: a mean over outputs where the loss takes a sum."""
+    estimate = DFA()(objective, params, key=key)
+    return estimate._replace(grad={name: g / 2 for name, g in estimate.grad.items()})
+
+
 def in_half_precision(g: Tensor) -> Tensor:
     """Rounded to bfloat16 on the way."""
     return g.bfloat16().to(g.dtype)
@@ -279,6 +285,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("one tangent for all", _distorted(Rademacher(), one_for_all), "variance"),
     _mutant("projected apart", _combined(projected_apart, _FEW), "projection", projection=True),
     _mutant("half precision on the way", _changed(Backprop(), in_half_precision), "exact", exact=1e-10),
+    _mutant("error halved", _around(error_halved), "exact", exact=1e-10),
     _mutant("a thousandth off", _changed(Backprop(), lambda g: 1.001 * g), "exact", exact=1e-10),
     _mutant("tangents pushed one by one", _forward(_FEW, chunk_size=1), "cost", passes=(0, 1.05 * (1 + _FEW))),
     _mutant("tape left on", _around(tape_left_on), "tape"),

@@ -12,7 +12,17 @@ from torch import Tensor
 
 from forwardgrad.combine import Control
 from forwardgrad.estimate import Method
-from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
+from forwardgrad.methods import (
+    DFA,
+    FDFA,
+    SPSA,
+    ActivityPerturbed,
+    Backprop,
+    CheckpointedBackprop,
+    ControlVariate,
+    DirectKolenPollack,
+    ForwardGradient,
+)
 from forwardgrad.objective import Params
 from forwardgrad.slopes import OneSided
 from forwardgrad.tangents import Gaussian, Key, MomentumMixed, RankOneRademacher, Sampler, Sparse, Tangents
@@ -72,6 +82,12 @@ def _onwards(mix: float) -> Callable[[Tensor], Tensor]:
 def _shrunk(name: str, make: Callable[[], Method], second_moment: float, **claims: Any) -> Contract:
     """The row of an unbiased estimate of that second moment s, multiplied by 1/s."""
     return Contract(name, make, mean=1 / second_moment, variance=1 - 1 / second_moment, **claims)
+
+
+def _fed_back(name: str, make: Callable[[], Method], passes: tuple[float, float]) -> Contract:
+    """The row of a feedback method: the bowl has one layer, whose gradient is exact and for which nothing is drawn."""
+    peak = (1, 4.5)  # of a net of 24 layers: one segment's tape at a time
+    return Contract(name, make, exact=1e-12, passes=passes, peak=peak, tape=ANYTHING, draws_nothing=True)
 
 
 def _guess() -> dict[str, Tensor]:
@@ -186,5 +202,9 @@ CONTRACT: tuple[Contract, ...] = (
     ),
     Contract("control variate", _remembering, variance=(BOWL - 1) / _K / 4, descends=False),
     _shrunk("control variate, from nothing", lambda: ControlVariate(_K), 1 + (BOWL - 1) / _K, rate=0.2),
+    _fed_back("learned feedback", FDFA, (5, 6.1)),  # on the tower a feedback matrix is as large as a layer
+    _fed_back("activity-perturbed", ActivityPerturbed, (3.5, 4.1)),
+    _fed_back("random feedback", DFA, (3.5, 4.1)),
+    _fed_back("direct Kolen-Pollack", DirectKolenPollack, (4.5, 5.1)),
 )
 """One row per method and per way of composing one; a new method adds its own."""
