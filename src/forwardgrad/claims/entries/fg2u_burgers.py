@@ -36,8 +36,8 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     grid = -1 + 2 * np.arange(setting.modes) / setting.modes
     readings = torch.from_numpy(exact(times, grid[places]))
 
-    def objective(hyper: Mapping[str, Tensor]) -> Tensor:
-        solved = solve(float(hyper["log_nu"].exp()), setting.modes, setting.steps)[:, places]
+    def objective(params: Mapping[str, Tensor]) -> Tensor:
+        solved = solve(float(params["log_nu"].exp()), setting.modes, setting.steps)[:, places]
         return (torch.from_numpy(solved) - readings).square().mean()
 
     method = fg.ForwardGradient(1, "rademacher", slope=fg.OneSided(1e-4))

@@ -30,7 +30,7 @@ class Setting:
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """Peak bytes over T of each way, and what a step with tangents costs in steps without."""
     unroll, hyper = problem(setting.width, seed)
-    ways = {
+    ways: dict[str, Callable[[int], tuple[fg.Method, fg.Unroll]]] = {
         "forward": lambda T: (fg.ForwardGradient(setting.num_tangents), replace(unroll, steps=T)),
         "reverse": lambda T: (fg.Backprop(), replace(unroll, steps=T)),
         "checkpointed": lambda T: (fg.Backprop(), replace(unroll, steps=T, segment=isqrt(T))),
@@ -109,7 +109,7 @@ CLAIM = Claim(
     sentence="The memory of forward unrolling does not grow with the number T of inner steps.",
     published="O(K M) for K directions and M inner parameters, against O(T M) in reverse (section 3)",
     experiment=experiment,
-    settings={"quick": Setting((10, 30, 100, 300, 1000), 300), "record": Setting((10, 100, 1000, 10_000), 1000)},
+    settings={"quick": Setting((10, 100, 300, 1000), 300), "record": Setting((10, 100, 1000, 10_000), 1000)},
     checks=(Check("forward_growth", at_most=1.01), Check("reverse_growth", at_least=10)),
     headline="peak at T = {longest:.0f} over T = 10: {forward_growth:.3f}, at {forward_mib:.1f} MiB; at T = "
     "{longest_reverse:.0f} reverse {reverse_mib:.0f} MiB, checkpointed {checkpointed_mib:.1f} MiB; a step with 1 and 8 "

@@ -32,7 +32,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     alone = descended(setting, seed, fg.Jvp(chunk_size=share))
     with tempfile.TemporaryDirectory() as folder:
         tell(f"{setting.processes} processes")
-        mp.spawn(_rank, args=(setting, seed, folder), nprocs=setting.processes)  # type: ignore[no-untyped-call]
+        mp.spawn(_rank, args=(setting, seed, folder), nprocs=setting.processes)
         split = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(setting.processes)]
     differing = sum(int((theirs[name] != alone[name]).sum()) for theirs in split for name in alone)
     moved = sum(float((alone[name] - start).abs().sum()) for name, start in problem(20, seed)[1].items())
