@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from forwardgrad import errors, exact, layers, testing
+    from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
     from forwardgrad.diagnosis import doctor
+    from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
     from forwardgrad.exact import Moonwalk, PureMoonwalk
-    from forwardgrad.forward_ad import push_forward, rule, stop_gradient
+    from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
     from forwardgrad.measurement import Measurement, forward_baseline, measure
@@ -60,12 +62,14 @@ if TYPE_CHECKING:
     )
 
 _WHERE = {
+    "bilevel": "TangentGrowth Unroll tangent_growth",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
     "diagnosis": "doctor",
+    "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
     "exact": "Moonwalk PureMoonwalk",
-    "forward_ad": "push_forward rule stop_gradient",
+    "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
@@ -133,19 +137,24 @@ __all__ = [
     "Sited",
     "Sparse",
     "Sphere",
+    "SplitDirections",
+    "TangentGrowth",
     "Tangents",
+    "Unroll",
     "backward",
     "cite",
     "doctor",
     "errors",
     "exact",
     "forward_baseline",
+    "inner_gradient",
     "layers",
     "measure",
     "push_forward",
     "rule",
     "stop_gradient",
     "suggest_lr",
+    "tangent_growth",
     "testing",
 ]
 

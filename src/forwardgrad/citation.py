@@ -40,6 +40,12 @@ _BIBTEX = {
   journal={arXiv preprint arXiv:2305.17333},
   year={2023}
 }""",
+    "2406.14095": """@article{shen2024memory,
+  title={Memory-Efficient Gradient Unrolling for Large-Scale Bi-level Optimization},
+  author={Shen, Qianli and others},
+  journal={arXiv preprint arXiv:2406.14095},
+  year={2024}
+}""",
     "1604.06174": """@article{chen2016training,
   title={Training Deep Nets with Sublinear Memory Cost},
   author={Chen, Tianqi and Xu, Bing and Zhang, Chiyuan and Guestrin, Carlos},

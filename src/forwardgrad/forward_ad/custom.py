@@ -68,6 +68,8 @@ def nothing_to_store(*_args: Any, **_kwargs: Any) -> Iterator[None]:
 def watched(cls: type[Function], *args: Any, **kwargs: Any) -> Any:
     """``cls.apply`` while a push runs."""
     bound = _STOCK.__get__(None, cls)
+    if torch._C._is_torch_function_all_disabled():  # an inner gradient, which has a tape of its own
+        return bound(*args, **kwargs)
     mode = _get_current_function_mode()
     if isinstance(mode, Pushing) and mode.trace.shadows:
         args = tuple(mode.shadowed(x) if isinstance(x, Tensor) else x for x in args)

@@ -7,6 +7,7 @@ many tangents travel with it. A parameter's tangent may stay *structured* (rank-
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from inspect import signature
@@ -14,7 +15,7 @@ from itertools import chain
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch._C._functorch import peek_interpreter_stack
 
 from forwardgrad.errors import UnsupportedError
@@ -61,9 +62,10 @@ class Trace:
 
 @dataclass
 class Shadow:
-    """The tangent of a plain tensor into which a Dual was written, laid over its whole storage."""
+    """The tangent of a plain tensor into which a Dual was written, laid over its whole storage; it dies with it."""
 
-    owner: Tensor  # keeps the storage, and so its address, alive
+    dtype: torch.dtype  # of the tensor
+    watch: weakref.ref[UntypedStorage]  # whose callback takes the shadow away before the address is used again
     tangent: Tensor  # [K, numel of the storage]
     reach: int = 0
 
@@ -124,7 +126,7 @@ class Dual(Tensor):
         error = UnsupportedError(
             needs="a pushed-forward tensor needs operations that PyTorch lets a subclass see",
             found=f"`{func}` called from below (a functorch transform, scripted or compiled code)",
-            cure="call the plain operation, or keep that part out of the perturbed path",
+            cure="call the plain operation (fg.inner_gradient for a gradient), or keep it out of the perturbed path",
             path=trace.locate() if trace else "",
         )
         if trace is not None:
@@ -188,7 +190,7 @@ def refuse_transform(func: Callable, args: tuple, kwargs: Mapping[str, Any]) -> 
     raise UnsupportedError(
         needs="torch.func transforms (grad, vmap, jvp) need plain tensors",
         found=f"a pushed-forward one in `{getattr(func, '__name__', func)}` inside such a transform",
-        cure="write the batched or differentiated code out, or keep that part out of the perturbed path",
+        cure="use fg.inner_gradient for a gradient, write batched code out, or keep it out of the perturbed path",
         path=trace.locate(),
     )
 

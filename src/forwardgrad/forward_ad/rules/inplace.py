@@ -6,6 +6,7 @@ gets a *shadow*: tangents laid over its whole storage, found again by every late
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -64,12 +65,14 @@ def shadow(x: Tensor, trace: Trace) -> Dual:
     if entry is None:
         numel = storage.nbytes() // x.element_size()
         zeros = torch.zeros((trace.num_tangents, numel), dtype=x.dtype, device=x.device)
-        entry = trace.shadows[storage._cdata] = Shadow(x, zeros)
+        address, shadows = storage._cdata, trace.shadows
+        watch = weakref.ref(storage, lambda _: shadows.pop(address, None))
+        entry = shadows[address] = Shadow(x.dtype, watch, zeros)
     view = laid(entry, x)
     if view is None:
         raise UnsupportedError(
             needs="writing a pushed-forward tensor needs memory of one floating dtype",
-            found=f"memory of {entry.owner.dtype} seen as {x.dtype}",
+            found=f"memory of {entry.dtype} seen as {x.dtype}",
             cure="write into a tensor of its own",
             path=trace.locate(),
         )

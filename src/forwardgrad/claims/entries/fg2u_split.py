@@ -1,0 +1,72 @@
+"""Directions split over processes: each sends its slopes and nothing else, and the estimate has the same bits."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+import forwardgrad as fg
+from forwardgrad.claims.claim import Check, Claim, Finding, Tell
+from forwardgrad.claims.entries.fg2u_variance import problem
+
+
+@dataclass(frozen=True)
+class Setting:
+    """K directions over so many processes, for so many outer steps of gradient descent."""
+
+    num_tangents: int = 8
+    processes: int = 2
+    outer: int = 5
+    rate: float = 0.01
+
+
+def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
+    """Hyperparameters after some steps, on every process and on one alone, compared bit by bit."""
+    share = -(-setting.num_tangents // setting.processes)
+    alone = descended(setting, seed, fg.Jvp(chunk_size=share))
+    with tempfile.TemporaryDirectory() as folder:
+        tell(f"{setting.processes} processes")
+        mp.spawn(_rank, args=(setting, seed, folder), nprocs=setting.processes)
+        split = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(setting.processes)]
+    differing = sum(int((theirs[name] != alone[name]).sum()) for theirs in split for name in alone)
+    moved = sum(float((alone[name] - start).abs().sum()) for name, start in problem(20, seed)[1].items())
+    sent = share * next(iter(alone.values())).element_size()
+    hyper = sum(value.numel() * value.element_size() for value in alone.values())
+    return Finding({"differing": differing, "moved": moved, "sent": sent, "hyper_bytes": hyper})
+
+
+def descended(setting: Setting, seed: int, slope: fg.Jvp | fg.SplitDirections) -> dict[str, Tensor]:
+    """The hyperparameters after the outer steps."""
+    unroll, hyper = problem(20, seed)
+    method = fg.ForwardGradient(setting.num_tangents, "rademacher", slope=slope)
+    for step in range(setting.outer):
+        grad = method(unroll, hyper, key=fg.Key(seed, step)).grad
+        hyper = {name: value - setting.rate * grad[name] for name, value in hyper.items()}
+    return hyper
+
+
+def _rank(rank: int, setting: Setting, seed: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=setting.processes)
+    torch.save(descended(setting, seed, fg.SplitDirections()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+CLAIM = Claim(
+    id="fg2u-split",
+    paper="2406.14095",
+    sentence="Directions are shared out over processes that exchange scalars only.",
+    published="",
+    experiment=experiment,
+    settings={"quick": Setting(), "record": Setting(64, 4, 100)},
+    checks=(Check("differing", at_most=0), Check("moved", at_least=1e-3)),
+    headline="{differing:.0f} hyperparameters differ from one process's in any bit; {sent:.0f} bytes of slopes a "
+    "process and step, where a hypergradient has {hyper_bytes:.0f}",
+    depends=("forwardgrad.bilevel.unroll", "forwardgrad.distributed.directions", "forwardgrad.methods.forward"),
+)
