@@ -63,7 +63,7 @@ unroll = fg.Unroll(step, first, lambda state, hyper: state[2], steps, batch=seen
 method = fg.ForwardGradient(4, "rademacher")
 c = torch.full((bumps,), -3.4)
 optimizer = torch.optim.Adam([c], lr=0.2, betas=(0.9, 0.95), eps=1e-12)
-outer, path = 50, []
+outer, path = 60, []
 for k in range(outer):
     optimizer.param_groups[0]["lr"] = 0.2 * (1 - k / outer)
     estimate = method(unroll, {"c": c}, key=fg.Key(0, k))
@@ -78,7 +78,7 @@ assert error < flat / 2
 # %%
 # And what it holds at once, over the length of the loop, beside reverse unrolling and its checkpointed form.
 
-lengths = (10, 30, 100)
+lengths = (20, 60, 180)
 ways = {
     "reverse": (fg.Backprop(), lambda T: None, "#D55E00"),
     "reverse, checkpointed": (fg.Backprop(), lambda T: int(T**0.5), "#E69F00"),
@@ -108,9 +108,13 @@ for k in (0, 5, 10, 20, 40):
 middle.plot(x, viscosity(true), color="black", lw=2.2, label="true")
 middle.plot(x, path[-1], color="#0072B2", lw=2.2, ls="--", label="found, 4 directions")
 middle.set(title="Viscosity", xlabel="x", ylim=(0, None))
-middle.legend(loc="upper right")
+middle.legend(loc="upper left")
 for name, (_, _, colour) in ways.items():
     right.plot(lengths, peaks[name], "o-", color=colour, label=name)
 right.set(xscale="log", yscale="log", title="Peak memory, KiB", xlabel="steps of the loop T")
+right.set_xticks(lengths, [str(T) for T in lengths])
+right.set_yticks((20, 50, 100, 200, 400), ["20", "50", "100", "200", "400"])
+right.minorticks_off()
 right.legend(loc="upper left")
+left.set_xticks((-1, 0, 1))
 plt.show()
