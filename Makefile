@@ -35,8 +35,9 @@ $(READY): pyproject.toml constraints.txt
 	@$(PY) -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[train,hf,text,images,fetch,tensorboard]' --group dev
 	@touch $@
 
-demo: $(READY) ## train the digits with and without backprop, and compare
+demo: $(READY) ## train the digits with and without backprop, compare, and show the ledger of claims
 	@$(VENV)/bin/forwardgrad demo
+	@$(VENV)/bin/forwardgrad claims
 
 test: lint types ## lint, types, import rules, and every test but the slow ones, the docs build among them
 	@$(PY) -m pytest -n $(JOBS) -m "not slow" $(PYTEST_FLAGS)

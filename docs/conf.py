@@ -10,6 +10,7 @@ sys.path.insert(0, str(HERE))
 import commands  # noqa: E402 beside this file
 import docstrings  # noqa: E402
 import gallery  # noqa: E402
+import ledger  # noqa: E402
 import passports  # noqa: E402
 import records  # noqa: E402
 import studies  # noqa: E402
@@ -54,6 +55,7 @@ sphinx_gallery_conf = gallery.config(HERE)
 def setup(app) -> None:
     passports.write_pages(HERE / "methods" / "generated")
     records.write_tables(HERE / "generated")
+    ledger.write(HERE / "generated")
     commands.write(HERE / "generated" / "commands.md")
     studies.write(HERE / "tasks", HERE / "tasks" / "generated")
     docstrings.setup(app)

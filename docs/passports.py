@@ -8,7 +8,7 @@ from pathlib import Path
 from docstrings import escaped
 
 import forwardgrad as fg
-from forwardgrad import methods
+from forwardgrad import exact, methods, optim
 
 PAGE = """\
 {name}
@@ -32,8 +32,8 @@ ROW = """\
 
 
 def classes() -> Iterator[type]:
-    """The classes of `forwardgrad.methods` that carry a passport, in the order of their names."""
-    for _, value in sorted(vars(methods).items()):
+    """The classes of the rooms that carry a passport, in the order of their names."""
+    for _, value in sorted((vars(methods) | vars(exact) | vars(optim)).items()):
         if inspect.isclass(value) and getattr(value, "passport", None) is not None:
             yield value
 

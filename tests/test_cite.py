@@ -8,9 +8,14 @@ import re
 import pytest
 
 import forwardgrad as fg
-from forwardgrad import methods
+from forwardgrad import exact, methods
 
-METHODS = [value for value in vars(methods).values() if inspect.isclass(value)]
+METHODS = [
+    value
+    for room in (methods, exact)
+    for value in vars(room).values()
+    if inspect.isclass(value) and hasattr(value, "passport")
+]
 
 
 def arxiv(text):

@@ -10,13 +10,14 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import errors, testing
+    from forwardgrad import errors, exact, layers, testing
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
     from forwardgrad.diagnosis import doctor
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
+    from forwardgrad.exact import Moonwalk, PureMoonwalk
     from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
@@ -34,6 +35,17 @@ if TYPE_CHECKING:
     )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
+    from forwardgrad.optim import (
+        Box,
+        ConstraintSet,
+        FrankWolfe,
+        L1Ball,
+        L2Ball,
+        LinfBall,
+        LpBall,
+        NuclearBall,
+        Simplex,
+    )
     from forwardgrad.passport import Passport
     from forwardgrad.slopes import Central, Jvp, OneSided
     from forwardgrad.tangents import (
@@ -56,6 +68,7 @@ _WHERE = {
     "diagnosis": "doctor",
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
+    "exact": "Moonwalk PureMoonwalk",
     "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
@@ -64,13 +77,14 @@ _WHERE = {
     "ForwardGradient",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
+    "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
     "passport": "Passport",
     "slopes": "Central Jvp OneSided",
     "tangents": "CoordinateDraw Gaussian Key MomentumMixed Orthonormal Rademacher RankOneRademacher Sparse Sphere "
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("errors", "testing")
+_MODULES = ("errors", "exact", "layers", "testing")
 
 __all__ = [
     "DFA",
@@ -80,10 +94,12 @@ __all__ = [
     "ActivityPerturbed",
     "Apply",
     "Backprop",
+    "Box",
     "Central",
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "ConstraintSet",
     "Control",
     "ControlVariate",
     "CoordinateDraw",
@@ -92,23 +108,32 @@ __all__ = [
     "Estimate",
     "FactoredGradient",
     "ForwardGradient",
+    "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
     "Jvp",
     "Key",
+    "L1Ball",
+    "L2Ball",
+    "LinfBall",
+    "LpBall",
     "Mean",
     "Measurement",
     "Method",
     "Mmse",
     "ModuleObjective",
     "MomentumMixed",
+    "Moonwalk",
+    "NuclearBall",
     "Objective",
     "OneSided",
     "Orthonormal",
     "Passport",
     "Project",
+    "PureMoonwalk",
     "Rademacher",
     "RankOneRademacher",
+    "Simplex",
     "Sited",
     "Sparse",
     "Sphere",
@@ -120,8 +145,10 @@ __all__ = [
     "cite",
     "doctor",
     "errors",
+    "exact",
     "forward_baseline",
     "inner_gradient",
+    "layers",
     "measure",
     "push_forward",
     "rule",

@@ -89,6 +89,18 @@ _BIBTEX = {
   year={2018},
   eprint={1809.03054}
 }""",
+    "2402.14212": """@article{krylov2024moonwalk,
+  title={Moonwalk: Inverse-Forward Differentiation},
+  author={Krylov, Dmitrii and Karamzade, Armin and Fox, Roy},
+  journal={arXiv preprint arXiv:2402.14212},
+  year={2024}
+}""",
+    "2403.12511": """@article{rostami2024projected,
+  title={Projected Forward Gradient-Guided {Frank-Wolfe} Algorithm via Variance Reduction},
+  author={Rostami, M. and Kia, S. S.},
+  journal={arXiv preprint arXiv:2403.12511},
+  year={2024}
+}""",
 }
 
 

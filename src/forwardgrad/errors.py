@@ -40,6 +40,10 @@ class NonFiniteError(ForwardGradError, ArithmeticError):
     """NaN or infinity in the inputs, the loss or the slopes."""
 
 
+class IllConditionedError(ForwardGradError, ArithmeticError):
+    """A layer whose inverse Jacobian loses more digits than there are."""
+
+
 class UnsupportedError(ForwardGradError, NotImplementedError):
     """An operation, a layer or a wrapped model through which no tangent can be pushed."""
 

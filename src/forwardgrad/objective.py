@@ -58,6 +58,20 @@ class Site(NamedTuple):
     dtype: torch.dtype
 
 
+class Link(NamedTuple):
+    """A layer of a chain.
+
+    Args:
+        path: its module path.
+        layer: the layer itself.
+        names: the objective's names of its trained parameters, by their names inside the layer.
+    """
+
+    path: str
+    layer: nn.Module
+    names: Mapping[str, str]
+
+
 @runtime_checkable
 class Objective(Protocol):
     """Rung 0: a scalar loss of named parameters."""
@@ -99,10 +113,16 @@ class Sited(Differentiable, Protocol):
 
 @runtime_checkable
 class Chained(Sited, Protocol):
-    """Rung 3: also an ordered chain of layers whose composition is the prediction."""
+    """Rung 3: also an ordered chain of layers whose composition is the prediction, to be run one by one."""
 
-    def chain(self) -> Sequence[tuple[str, nn.Module]]:
-        """The layers in order, each with its module path."""
+    def chain(self) -> Sequence[Link]:
+        """The layers in order."""
+
+    def holding(self, params: Params) -> AbstractContextManager[None]:
+        """Inside, the layers hold `params`, and whatever is run counts as one evaluation."""
+
+    def answered(self, answer: Callable[..., Any]) -> Tensor:
+        """The loss [] where `answer` stands for the model: it gets the model's input and returns the prediction."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +248,6 @@ def finite(loss: Tensor, slopes: Tensor | None = None) -> None:
 
 
 __all__ = [
-    "Chained", "Differentiable", "FunctionObjective", "Objective", "Params", "Site", "Sited", "Slopes", "Visit",
+    "Chained", "Differentiable", "FunctionObjective", "Link", "Objective", "Params", "Site", "Sited", "Slopes", "Visit",
     "finite", "judged", "require", "scalar",
 ]  # fmt: skip

@@ -195,7 +195,7 @@ def test_an_outer_loss_may_come_with_something_beside_it():
         ({"step": lambda s, h, b: ({n: p[:1] for n, p in s[0].items()}, s[1])}, r"a state like the one.*\[1, 4\]"),
         ({"outer": lambda s, h: s[0]["b"]}, "the loss needs to be a tensor with one number"),
     ],
-    ids=str,
+    ids=["no steps", "a flag", "no segment", "another state", "another shape", "no scalar"],
 )
 def test_bad_input_is_refused_with_a_sentence(change, said):
     unroll, hyper = problem()

@@ -18,7 +18,7 @@ from forwardgrad.module.admission import admit_batch, admit_model, unwrapped
 from forwardgrad.module.replay import Buffers, Randomness, Replay, forget_duals
 from forwardgrad.module.slots import Slots
 from forwardgrad.module.visits import visited
-from forwardgrad.objective import Params, Site, Slopes, Visit, judged, scalar
+from forwardgrad.objective import Link, Params, Site, Slopes, Visit, judged, scalar
 from forwardgrad.tangents import Key, Tangents
 
 
@@ -181,22 +181,7 @@ class ModuleObjective:
         Raises:
             RungError: the loss function calls the model more than once.
         """
-        calls = 0
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            if calls > 1:
-                raise RungError(
-                    "a cut at the output needs one call of the model",
-                    "a second call",
-                    "use fg.ForwardGradient",
-                )
-            return prediction
-
-        with self._forward_as(forward):
-            out = self.loss_fn(self.model, *self.batch)
-        return scalar(out[0] if isinstance(out, tuple) else out)
+        return self.answered(lambda *args, **kwargs: prediction)
 
     def sites(self, params: Params) -> dict[str, Site]:
         """The outputs of the layers that hold parameters of their own, in the order in which they are computed.
@@ -227,19 +212,56 @@ class ModuleObjective:
 
     # rung 3
 
-    def chain(self) -> Sequence[tuple[str, nn.Module]]:
-        """The layers of an nn.Sequential (nested ones opened), in order.
+    def chain(self) -> Sequence[Link]:
+        """The layers of an nn.Sequential (nested ones opened), in order; a layer without children is a chain of one.
 
         Raises:
-            RungError: the model is not an nn.Sequential.
+            RungError: the model is something else.
         """
-        if not isinstance(self.model, nn.Sequential):
+        if not _is_row(self.model) and any(True for _ in self.model.children()):
             raise RungError(
                 "a chain needs an nn.Sequential",
                 type(self.model).__name__,
                 "compose the layers in an nn.Sequential, or use a method on a lower rung, such as fg.ForwardGradient",
             )
-        return list(_opened("", self.model))
+        return [Link(path, layer, self._names_in(layer)) for path, layer in _opened("", self.model)]
+
+    @contextmanager
+    def holding(self, params: Params) -> Iterator[None]:
+        """Inside, the model holds `params`, and whatever is run counts as one evaluation."""
+        with self._evaluation(), self.slots.swapped(params):
+            yield
+
+    def answered(self, answer: Callable[..., Any]) -> Tensor:
+        """The loss [] where `answer` stands for the model; what comes beside it is in `aux`.
+
+        Args:
+            answer: called with what the loss function gives the model; returns the prediction.
+
+        Raises:
+            RungError: the loss function does not call the model, or calls it more than once.
+        """
+        calls = 0
+        stock = self.model.forward
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > 1:
+                raise RungError(
+                    "a cut at the output needs one call of the model",
+                    "a second call",
+                    "use fg.ForwardGradient",
+                )
+            with self._forward_as(stock):  # a chain of one layer runs the model itself
+                return answer(*args, **kwargs)
+
+        with self._forward_as(forward):
+            out = self.loss_fn(self.model, *self.batch)
+        if not calls:
+            raise RungError("a cut at the output needs one call of the model", "no call", "call model(...)")
+        loss, self.aux = out if isinstance(out, tuple) else (out, None)
+        return scalar(loss)
 
     # the place and the state
 
@@ -287,6 +309,15 @@ class ModuleObjective:
                     "see model.named_parameters()",
                 )
         return {name: known[name] for name in names}
+
+    def _names_in(self, layer: nn.Module) -> dict[str, str]:
+        prefixes = {id(module): f"{path}." if path else "" for path, module in layer.named_modules()}
+        return {
+            f"{prefixes[id(module)]}{key}": name
+            for name in self.params
+            for module, key in self.slots.places[name]
+            if id(module) in prefixes
+        }
 
     @contextmanager
     def _replayed(self, end: Callable[[Replay], None]) -> Iterator[None]:
@@ -352,13 +383,18 @@ def _observer(name: str, found: dict[str, Site]) -> Callable[..., None]:
     return observe
 
 
-def _opened(prefix: str, layer: nn.Sequential) -> Iterator[tuple[str, nn.Module]]:
-    for name, child in layer.named_children():
-        path = f"{prefix}.{name}" if prefix else name
-        if isinstance(child, nn.Sequential):
-            yield from _opened(path, child)
-        else:
-            yield path, child
+def _is_row(module: nn.Module) -> bool:
+    """Whether it runs its children one after the other, and does nothing else."""
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+
+
+def _opened(path: str, layer: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    if not _is_row(layer):
+        yield path, layer
+        return
+    for name, child in layer._modules.items():  # named_children would pass over a layer's second use
+        assert child is not None
+        yield from _opened(f"{path}.{name}" if path else name, child)
 
 
 def _configs(modules: Sequence[nn.Module]) -> list[Any]:

@@ -9,6 +9,7 @@ that must reject it.
 
 from __future__ import annotations
 
+from forwardgrad.testing.chains import coupled, patches, rings
 from forwardgrad.testing.contract import Contract, check_contract, theorems
 from forwardgrad.testing.cost import check_cost, check_memory, check_tape
 from forwardgrad.testing.descent import check_descent
@@ -27,5 +28,5 @@ __all__ = [
     "Mutant", "check_rejected", "MUTANTS",
     "check_unbiased", "check_variance", "check_projection", "check_exact", "check_descent",
     "check_cost", "check_memory", "check_tape", "check_replay", "check_dtype", "check_device", "check_state",
-    "Problem", "BOWL", "bowl", "net", "tower",
+    "Problem", "BOWL", "bowl", "net", "tower", "rings", "patches", "coupled",
 ]  # fmt: skip

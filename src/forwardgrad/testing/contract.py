@@ -16,7 +16,7 @@ from forwardgrad.testing.cost import check_cost, check_memory, check_tape
 from forwardgrad.testing.descent import check_descent
 from forwardgrad.testing.dtype import TOLERANCES, check_device, check_dtype
 from forwardgrad.testing.exact import check_exact
-from forwardgrad.testing.problems import bowl, net, tower
+from forwardgrad.testing.problems import Problem, bowl, net, tower
 from forwardgrad.testing.replay import check_replay
 from forwardgrad.testing.state import check_state
 from forwardgrad.testing.unbiased import check_unbiased
@@ -46,6 +46,8 @@ class Contract:
         descends: steps along the estimate lower the bowl's loss, as far as mean and variance predict.
         rate: of these steps; None for the best one by that prediction. Given, 100 steps must lower the loss tenfold.
         draws: estimates per seed in the tests of mean and variance.
+        net: the problem of the tests of dtype and state; may be called with the rate of its dropout.
+        tower: that of the tests of cost, memory and tape; called with layers, width and rows.
     """
 
     name: str
@@ -63,6 +65,8 @@ class Contract:
     descends: bool = True
     rate: float | None = None
     draws: int = 40
+    net: Callable[..., Problem] = net
+    tower: Callable[..., Problem] = tower
 
 
 def theorems(row: Contract) -> dict[str, Callable[[], None]]:
@@ -83,19 +87,19 @@ def theorems(row: Contract) -> dict[str, Callable[[], None]]:
     if row.projection:
         found["projection"] = lambda: check_projection(row.make(), *point())
     if passes is not None:
-        found["cost"] = lambda: check_cost(row.make(), *tower().arguments, passes=passes)
+        found["cost"] = lambda: check_cost(row.make(), *row.tower().arguments, passes=passes)
     if peak is not None:
-        found["memory"] = lambda: check_memory(row.make(), *tower(24, 16, 4096).arguments, peak=peak)
+        found["memory"] = lambda: check_memory(row.make(), *row.tower(24, 16, 4096).arguments, peak=peak)
     least, most = row.tape
-    found["tape"] = lambda: check_tape(row.make(), *tower(2, 16).arguments, at_least=least, at_most=most)
+    found["tape"] = lambda: check_tape(row.make(), *row.tower(2, 16).arguments, at_least=least, at_most=most)
     found["replay"] = lambda: check_replay(row.make(), *point(), other=None if row.draws_nothing else Key(4, 5))
-    found["dtype"] = lambda: check_dtype(row.make(), *net().arguments, tolerances=row.dtypes)
-    found["state"] = lambda: check_state(row.make(), *net(dropout=0.3).arguments, buffers=row.buffers)
+    found["dtype"] = lambda: check_dtype(row.make(), *row.net().arguments, tolerances=row.dtypes)
+    found["state"] = lambda: check_state(row.make(), *row.net(dropout=0.3).arguments, buffers=row.buffers)
     if row.descends:
         rate, steps, goal = _law(row)
         found["descent"] = lambda: check_descent(row.make(), *point(), rate=rate, steps=steps, at_most=goal)
     if torch.cuda.is_available():
-        found["device"] = partial(check_device, row.make(), *net().arguments)
+        found["device"] = partial(check_device, row.make(), *row.net().arguments)
     return found
 
 

@@ -6,14 +6,18 @@ weights restored by adding back, a generator that a key does not govern, a tape 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from forwardgrad.combine import Combine, Mean, Project
 from forwardgrad.estimate import Deliver, Estimate, Method
+from forwardgrad.exact import PureMoonwalk
+from forwardgrad.exact.registry import RULES, Swept
+from forwardgrad.exact.rules.linear import LinearRule
 from forwardgrad.gradient import FactoredGradient
 from forwardgrad.methods import DFA, Backprop, ForwardGradient
 from forwardgrad.objective import Objective, Params, Slopes
@@ -228,6 +232,22 @@ def evaluated_twice(objective: Objective, params: Params, key: Key | None) -> Es
     return ForwardGradient()(objective, params, key=key)
 
 
+def transposed_for_inverted(objective: Objective, params: Params, key: Key | None) -> Estimate:
+    """Moonwalk with W^T in the place of W^+, as if every weight were orthogonal."""
+
+    class Transposed(LinearRule):
+        def sweep(self, layer: nn.Linear, x: Tensor, h: Tensor, wanted: Collection[str]) -> Swept:
+            y, _, grads = super().sweep(layer, x, h @ layer.weight.T @ layer.weight, wanted)
+            return Swept(y, h @ layer.weight.T, grads)
+
+    right = RULES[nn.Linear]
+    RULES[nn.Linear] = Transposed()
+    try:
+        return PureMoonwalk(tolerance=inf)(objective, params, key=key)
+    finally:
+        RULES[nn.Linear] = right
+
+
 def error_halved(objective: Objective, params: Params, key: Key | None) -> Estimate:
     """Half the error fed back: a mean over outputs where the loss takes a sum."""
     estimate = DFA()(objective, params, key=key)
@@ -285,6 +305,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("one tangent for all", _distorted(Rademacher(), one_for_all), "variance"),
     _mutant("projected apart", _combined(projected_apart, _FEW), "projection", projection=True),
     _mutant("half precision on the way", _changed(Backprop(), in_half_precision), "exact", exact=1e-10),
+    _mutant("transpose for inverse", _around(transposed_for_inverted), "exact", exact=1e-10),
     _mutant("error halved", _around(error_halved), "exact", exact=1e-10),
     _mutant("a thousandth off", _changed(Backprop(), lambda g: 1.001 * g), "exact", exact=1e-10),
     _mutant("tangents pushed one by one", _forward(_FEW, chunk_size=1), "cost", passes=(0, 1.05 * (1 + _FEW))),

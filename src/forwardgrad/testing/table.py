@@ -12,6 +12,7 @@ from torch import Tensor
 
 from forwardgrad.combine import Control
 from forwardgrad.estimate import Method
+from forwardgrad.exact import Moonwalk, PureMoonwalk
 from forwardgrad.methods import (
     DFA,
     FDFA,
@@ -26,6 +27,7 @@ from forwardgrad.methods import (
 from forwardgrad.objective import Params
 from forwardgrad.slopes import OneSided
 from forwardgrad.tangents import Gaussian, Key, MomentumMixed, RankOneRademacher, Sampler, Sparse, Tangents
+from forwardgrad.testing.chains import calm, stack
 from forwardgrad.testing.contract import ANYTHING, Contract
 from forwardgrad.testing.problems import BOWL, bowl
 
@@ -202,6 +204,28 @@ CONTRACT: tuple[Contract, ...] = (
     ),
     Contract("control variate", _remembering, variance=(BOWL - 1) / _K / 4, descends=False),
     _shrunk("control variate, from nothing", lambda: ControlVariate(_K), 1 + (BOWL - 1) / _K, rate=0.2),
+    Contract(
+        "moonwalk",
+        Moonwalk,
+        exact=1e-12,
+        passes=(4.5, 5.1),
+        peak=(1, 8),  # 24 layers: 6 anchors, 24 times a bit
+        tape=ANYTHING,
+        draws_nothing=True,
+        net=calm,
+        tower=stack,
+    ),
+    Contract(
+        "moonwalk, pure forward",
+        lambda: PureMoonwalk(chunk_size=4, tolerance=1.0),  # the stack of 24 is deep for single precision
+        exact=1e-12,
+        passes=(0.9 * (4 + 48 * 5 / 4), 4.2 + 48 * 5 / 4),
+        peak=(1, 3 * (1 + 4)),
+        tape=ANYTHING,
+        draws_nothing=True,
+        net=calm,
+        tower=stack,
+    ),
     _fed_back("learned feedback", FDFA, (5, 6.1)),  # on the tower a feedback matrix is as large as a layer
     _fed_back("activity-perturbed", ActivityPerturbed, (3.5, 4.1)),
     _fed_back("random feedback", DFA, (3.5, 4.1)),
