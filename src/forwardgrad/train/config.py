@@ -20,7 +20,7 @@ _BRANCHES: dict[Any, type[BaseModel]] = {
     choice.model_fields["name"].default: choice for choice in (*CHOICES, *get_args(AnyTask))
 }
 _BUDGETS = ("steps", "epochs", "forwards", "seconds")
-C = TypeVar("C", bound=BaseModel)
+_C = TypeVar("_C", bound=BaseModel)
 
 
 class Saving(Strict):
@@ -171,7 +171,7 @@ def build_config(tree: Mapping[str, Any]) -> RunConfig:
     return validated(tree, RunConfig)
 
 
-def validated(tree: Mapping[str, Any], kind: type[C]) -> C:
+def validated(tree: Mapping[str, Any], kind: type[_C]) -> _C:
     """A tree of plain values as a config of some kind; ConfigError names the first wrong key and the nearest right one.
 
     Args:
