@@ -1,11 +1,12 @@
 """Writes the page of claims, from the records under bench/claims: sentence, figures, verdict, picture."""
 
 from pathlib import Path
+from typing import Any
 
 from sphinx.errors import ExtensionError
 
 from forwardgrad.claims import Claim, ClaimRecord, ledger, standing
-from forwardgrad.claims.table import rows
+from forwardgrad.claims.table import row_of
 from forwardgrad.errors import CheckpointError
 
 RECORDS = Path(__file__).resolve().parent.parent / "bench" / "claims"
@@ -22,13 +23,13 @@ def write(generated: Path, records: Path = RECORDS) -> None:
         ExtensionError: a record that is missing, stale or cannot be read.
     """
     generated.mkdir(parents=True, exist_ok=True)
-    claims = ledger()
-    found = [(claim, _record(claim, records)) for claim in claims]
+    found = [(claim, _record(claim, records)) for claim in ledger()]
+    entries = [(claim, record, _row(claim, record)) for claim, record in found]
     table = ["| claim | paper | published | here | verdict |", "|---|---|---|---|---|"]
-    for row in rows(claims, records):
+    for _, _, row in entries:
         cells = [f"[{row['id']}](#{row['id']})", row["paper"], row["published"] or "-", row["ours"], row["verdict"]]
         table.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    text = "\n\n".join(["\n".join(table), *(_section(claim, record, generated, records) for claim, record in found)])
+    text = "\n\n".join(["\n".join(table), *(_section(*entry, generated) for entry in entries)])
     path = generated / "claims.md"
     if not path.exists() or path.read_text() != text + "\n":
         path.write_text(text + "\n")
@@ -39,16 +40,21 @@ def _record(claim: Claim, records: Path) -> ClaimRecord:
         record = standing(claim, records)
     except CheckpointError as error:
         raise ExtensionError(str(error)) from error
-    cure = f"run `forwardgrad claims run {claim.id}`"
     if record is None:
+        cure = f"run `forwardgrad claims run {claim.id}`"
         raise ExtensionError(f"the page of claims needs a record of each; found none of {claim.id}; {cure}")
-    if record.stale(claim):
-        raise ExtensionError(f"the page of claims needs records of this code; found a stale one of {claim.id}; {cure}")
     return record
 
 
-def _section(claim: Claim, record: ClaimRecord, generated: Path, records: Path) -> str:
-    (row,) = rows([claim], records)
+def _row(claim: Claim, record: ClaimRecord) -> dict[str, Any]:
+    row = row_of(claim, record)
+    if row["stale"]:
+        cure = f"run `forwardgrad claims run {claim.id}`"
+        raise ExtensionError(f"the page of claims needs records of this code; found a stale one of {claim.id}; {cure}")
+    return row
+
+
+def _section(claim: Claim, record: ClaimRecord, row: dict[str, Any], generated: Path) -> str:
     figures = record.figures()
     lines = [f"## {claim.id}", claim.sentence, f"**{row['verdict']}**{': ' + row['because'] if row['because'] else ''}"]
     checks = ["| what must hold | found, by seed | |", "|---|---|---|"]

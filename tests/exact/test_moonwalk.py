@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import pytest
 import torch
 from torch import nn
@@ -58,11 +56,6 @@ def mixture() -> Problem:
     return Problem(row, lambda m, x, y: F.cross_entropy(m(x), y), (x, torch.tensor([0, 3, 1])))
 
 
-def wide(problem: Problem) -> Problem:
-    x, y = problem.batch
-    return Problem(copy.deepcopy(problem.model).double(), problem.loss_fn, (x.double(), y))
-
-
 def grads(method, problem, **options):
     sink = fg.Collect()
     loss = fg.backward(method, *problem.arguments, into=sink, **options)
@@ -78,7 +71,7 @@ def assert_same(seen, known, tolerance):
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("way", WAYS)
 def test_it_is_backprop(net, way):
-    problem = wide(NETS[net]())
+    problem = NETS[net]().doubled()
     loss, known = grads(fg.Backprop(), problem)
     seen_loss, seen = grads(WAYS[way], problem)
     assert torch.equal(loss, seen_loss)
@@ -87,7 +80,7 @@ def test_it_is_backprop(net, way):
 
 def test_the_vijp_is_the_naive_pseudo_inverse():
     """A twin with whole Jacobians: h_l = h_{l-1} J_l^+ by torch.linalg.pinv, and g_l by autograd of one layer."""
-    problem = wide(rings(4, 3, 3, 1))
+    problem = rings(4, 3, 3, 1).doubled()
     x, y = problem.batch
     with torch.no_grad():
         points = [x]
@@ -200,7 +193,7 @@ def test_the_first_layer_may_be_anything():
 
 @BOTH
 def test_tied_frozen_and_chosen_parameters_and_a_penalty(method):
-    model, _, x, y = wide(rings(5)).arguments
+    model, _, x, y = rings(5).doubled().arguments
     model[4].weight = model[2].weight
     model[6].bias.requires_grad_(False)
     model = nn.Sequential(*model)
@@ -324,7 +317,7 @@ def test_a_rule_of_ones_own():
 
     rule: LayerRule = DoubledRule()
     assert not rule.inverts
-    problem = wide(rings(3))
+    problem = rings(3).doubled()
     problem.model.insert(2, Doubled())
     for method in (fg.Moonwalk(), fg.PureMoonwalk()):
         assert_same(grads(method, problem)[1], grads(fg.Backprop(), problem)[1], 1e-11)

@@ -64,9 +64,8 @@ def _continued(fresh: ClaimRecord, output: OutputFolder) -> ClaimRecord:
     if not path.exists():
         return fresh
     old = read_record(path)
-    same = (old.fingerprint, old.versions) == (fresh.fingerprint, fresh.versions)
-    # Through JSON, since that is what the settings of the old one came from.
-    return old if same and old.setting == type(fresh).model_validate_json(fresh.model_dump_json()).setting else fresh
+    decided = lambda record: (record.fingerprint, record.versions, record.setting)
+    return old if decided(old) == decided(fresh) else fresh
 
 
 def _check(claim: Claim, figures: Mapping[str, float]) -> None:

@@ -22,10 +22,16 @@ def rows(claims: Sequence[Claim], folder: Path) -> list[dict[str, Any]]:
         claims: which.
         folder: of the records.
     """
-    return [_row(claim, standing(claim, folder)) for claim in claims]
+    return [row_of(claim, standing(claim, folder)) for claim in claims]
 
 
-def _row(claim: Claim, record: ClaimRecord | None) -> dict[str, Any]:
+def row_of(claim: Claim, record: ClaimRecord | None) -> dict[str, Any]:
+    """One claim as plain values.
+
+    Args:
+        claim: from the ledger.
+        record: that speaks for it; None where it was not run.
+    """
     fixed = {"id": claim.id, "paper": claim.paper, "claim": claim.sentence, "published": claim.published}
     if record is None:
         return fixed | {"ours": "", "verdict": "not run", "because": claim.beyond, "tier": "", "stale": True}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +40,11 @@ class Problem:
     def objective(self) -> ModuleObjective:
         """The same as an objective."""
         return ModuleObjective(*self.arguments)
+
+    def doubled(self) -> Problem:
+        """A copy in float64; what is not a number of floating point, labels say, stays as it is."""
+        wide = tuple(x.double() if x.is_floating_point() else x for x in self.batch)
+        return Problem(deepcopy(self.model).double(), self.loss_fn, wide)
 
 
 def bowl() -> Problem:

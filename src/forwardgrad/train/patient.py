@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor, nn
 
 from forwardgrad.errors import InputError, nearest
 from forwardgrad.train import hugging_face
 from forwardgrad.train.batches import batches
 from forwardgrad.train.seeding import stream
-from forwardgrad.train.tasks import TASKS, TaskChoice
+from forwardgrad.train.tasks import TASKS
 
 _NEEDS = "the doctor needs a task, `package.module:attribute`, or a Hugging Face folder"
 
@@ -58,10 +57,9 @@ def patient(name: str, shape: tuple[int, int], seed: int = 0) -> Patient:
 
 
 def _of_task(name: str, seed: int) -> Patient:
-    task = TypeAdapter(TaskChoice).validate_python(name)
-    batch, model = next(batches(task.load().train, task.batch_size, stream(seed, "order"))), None
-    model = task.build(stream(seed, "weights"))
-    return Patient(name, model, task.loss, tuple(batch))
+    task = TASKS[name]()
+    batch = next(batches(task.load().train, task.batch_size, stream(seed, "order")))
+    return Patient(name, task.build(stream(seed, "weights")), task.loss, tuple(batch))
 
 
 def _attribute(name: str, module: str, attribute: str) -> Callable[[], Any]:

@@ -35,9 +35,9 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     model = Gpt(64, setting.tokens, setting.width, 4, setting.layers, 0.0, False, generator)
     x = torch.randint(64, (setting.batch, setting.tokens), generator=generator)
     y = torch.randint(64, (setting.batch, setting.tokens), generator=generator)
-    exact = _slopes(fg.Jvp(), model.bfloat16().double(), x, y, setting.num_tangents, seed)
+    exact = _pushed(model.bfloat16().double(), x, y, setting.num_tangents, seed)
     model = model.bfloat16()
-    pushed = _slopes(fg.Jvp(), model, x, y, setting.num_tangents, seed)
+    pushed = _pushed(model, x, y, setting.num_tangents, seed)
     tell("pushed")
     written = _written(_loss, setting.eps, model, x, y, setting.num_tangents, seed)
     kept = _written(_wide_loss, setting.eps, model, x, y, setting.num_tangents, seed)
@@ -46,11 +46,11 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     return Finding(figures, {"exact": exact.tolist()} | {name: slopes.tolist() for name, slopes in found.items()})
 
 
-def _slopes(slope: object, model: nn.Module, x: Tensor, y: Tensor, K: int, seed: int) -> Tensor:
+def _pushed(model: nn.Module, x: Tensor, y: Tensor, K: int, seed: int) -> Tensor:
     objective = ModuleObjective(model, _loss, x, y)
     tangents: Tangents = fg.Rademacher()(objective.params, K, fg.Key(seed))
     with torch.no_grad():
-        return slope(objective, objective.params, tangents).slopes.double()  # type: ignore[operator]
+        return fg.Jvp()(objective, objective.params, tangents).slopes.double()
 
 
 def _written(

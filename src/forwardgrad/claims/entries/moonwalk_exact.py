@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from dataclasses import dataclass
 from math import inf
 
@@ -37,20 +36,15 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     }
     figures, series = {}, {}
     for family, problem in nets.items():
-        single, double = _grads(fg.Backprop(), problem), _grads(fg.Backprop(), _wide(problem))
+        single, double = _grads(fg.Backprop(), problem), _grads(fg.Backprop(), problem.doubled())
         figures[f"backprop_{family}"] = _worst(single, double)
         series[f"backprop_{family}"] = _errors(single, double)
         for way, method in ways.items():
             tell(f"{family}, {way}")
             seen = _grads(method, problem)
             figures[f"{way}_{family}"], series[f"{way}_{family}"] = _worst(seen, single), _errors(seen, single)
-        figures[f"pure_double_{family}"] = _worst(_grads(ways["pure"], _wide(problem)), double)
+        figures[f"pure_double_{family}"] = _worst(_grads(ways["pure"], problem.doubled()), double)
     return Finding(figures, series)
-
-
-def _wide(problem: Problem) -> Problem:
-    x, y = problem.batch
-    return Problem(deepcopy(problem.model).double(), problem.loss_fn, (x.double(), y))
 
 
 def _grads(method: Method, problem: Problem) -> dict[str, Tensor]:

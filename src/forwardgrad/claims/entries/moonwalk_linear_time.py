@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from math import inf, log
-
-import torch
 
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
@@ -18,6 +13,7 @@ from forwardgrad.estimate import Method
 from forwardgrad.flops import count_flops
 from forwardgrad.testing.chains import rings
 from forwardgrad.testing.problems import Problem
+from forwardgrad.train.threads import threads
 
 
 @dataclass(frozen=True)
@@ -33,23 +29,12 @@ class Setting:
     naive_rounds: int = 1
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The clock is that of one thread, so that the work must be in it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
+@threads(1)  # the clock is that of one thread, so that the work must be in it
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """FLOPs and processor time over depth, and the exponents fitted to them in log-log."""
     spent: dict[str, list[float]] = {f"{what}_{way}": [] for what in ("flops", "time") for way in ("moonwalk", "naive")}
     for depth in setting.depths:
-        problem = _double(rings(depth + 1, setting.channels, setting.side, setting.rows, seed=seed))
+        problem = rings(depth + 1, setting.channels, setting.side, setting.rows, seed=seed).doubled()
         n = sum(p.numel() for p in problem.model.parameters())
         ways: dict[str, Method] = {
             "moonwalk": fg.PureMoonwalk(setting.chunk, tolerance=inf),
@@ -64,11 +49,6 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     figures["faster"] = spent["time_naive"][-1] / spent["time_moonwalk"][-1]
     figures["faster_at_first"] = spent["time_naive"][0] / spent["time_moonwalk"][0]
     return Finding(figures, {"depths": [float(d) for d in setting.depths]} | spent)
-
-
-def _double(problem: Problem) -> Problem:
-    x, y = problem.batch
-    return Problem(deepcopy(problem.model).double(), problem.loss_fn, (x.double(), y))
 
 
 def _step(method: Method, problem: Problem) -> None:

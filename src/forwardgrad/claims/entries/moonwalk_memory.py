@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +14,7 @@ from forwardgrad.estimate import Method, Sink
 from forwardgrad.forward_ad.peak import PeakBytes
 from forwardgrad.testing.chains import coupled, patches, rings
 from forwardgrad.testing.problems import Problem
+from forwardgrad.train.threads import threads
 
 
 @dataclass(frozen=True)
@@ -28,18 +27,7 @@ class Setting:
     rounds: int = 4
 
 
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """The clock is that of one thread, so that the work must be in it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-@_one_thread()
+@threads(1)  # the clock is that of one thread, so that the work must be in it
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """Peak bytes above weights and batch, and processor time of one step, over those of backprop."""
     figures: dict[str, float] = {}
