@@ -6,7 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "gallery"
-NEEDS = {"5_transformer": ("transformers", "peft")}  # scripts that want more than the docs group and the extra `train`
+# Scripts that want more than the docs group and the extra `train`.
+NEEDS = {"5_transformer": ("transformers", "peft"), "9_black_box": ("scipy", "pyamg")}
 
 
 def config(docs: Path) -> dict:

@@ -10,8 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import errors, exact, layers, testing
+    from forwardgrad import blackbox, errors, exact, layers, testing
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
+    from forwardgrad.blackbox import BlackBox, Surrogate, SurrogateControl
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
     from forwardgrad.diagnosis import doctor
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "bilevel": "TangentGrowth Unroll tangent_growth",
+    "blackbox": "BlackBox Surrogate SurrogateControl",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
     "diagnosis": "doctor",
@@ -84,7 +86,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("errors", "exact", "layers", "testing")
+_MODULES = ("blackbox", "errors", "exact", "layers", "testing")
 
 __all__ = [
     "DFA",
@@ -94,6 +96,7 @@ __all__ = [
     "ActivityPerturbed",
     "Apply",
     "Backprop",
+    "BlackBox",
     "Box",
     "Central",
     "Chained",
@@ -138,10 +141,13 @@ __all__ = [
     "Sparse",
     "Sphere",
     "SplitDirections",
+    "Surrogate",
+    "SurrogateControl",
     "TangentGrowth",
     "Tangents",
     "Unroll",
     "backward",
+    "blackbox",
     "cite",
     "doctor",
     "errors",

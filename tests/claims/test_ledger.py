@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -136,7 +137,7 @@ def test_every_claim_has_its_own_id_and_can_be_checked():
         fingerprint(claim)
 
 
-def test_the_command_lists_runs_and_skips(tmp_path):
+def test_the_command_lists_runs_and_skips(tmp_path, monkeypatch):
     def call(*arguments: object):
         return CliRunner().invoke(app, ["claims", *map(str, arguments)], env={"COLUMNS": "100", "NO_COLOR": "1"})
 
@@ -148,5 +149,10 @@ def test_the_command_lists_runs_and_skips(tmp_path):
     assert row["tier"] == "quick" and not row["stale"] and row["verdict"] == "reproduced"
     skipped = call("run", "forward-gradient-bf16", "--records", tmp_path, "--tier", "record")
     assert skipped.exit_code == 0 and "has no tier record" in skipped.output
+    monkeypatch.setitem(sys.modules, "petsc4py", None)
+    lacking = call("run", "blackbox-petsc", "--records", tmp_path)
+    assert lacking.exit_code == 0 and "Skipped: blackbox-petsc needs petsc4py; pip install forwardgrad[petsc]" in (
+        lacking.output
+    )
     unknown = call("run", "forward-gradient-bf61", "--records", tmp_path)
     assert unknown.exit_code == 2 and "`forward-gradient-bf16`" in unknown.output

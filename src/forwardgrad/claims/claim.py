@@ -91,6 +91,8 @@ class Claim:
         seeds: by tier; one, the number 0, where a tier is not named.
         depends: modules whose code decides the figures; the record is stale once one of them changes in more than
             comments and docstrings.
+        packages: what the experiment imports beyond the library's own needs, by name, the extra that installs it. Where
+            one is missing the claim is skipped.
         beyond: why the claim itself is out of reach on the machines at hand; the experiment is then its miniature.
         draw: draws the record's picture; None where a table says it all.
     """
@@ -105,6 +107,7 @@ class Claim:
     headline: str
     seeds: Mapping[Tier, tuple[int, ...]] = field(default_factory=dict)
     depends: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
     beyond: str = ""
     draw: Callable[[ClaimRecord], Figure] | None = None
 

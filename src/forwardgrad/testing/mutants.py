@@ -13,6 +13,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
+from forwardgrad.blackbox import Surrogate, SurrogateControl
 from forwardgrad.combine import Combine, Mean, Project
 from forwardgrad.estimate import Deliver, Estimate, Method
 from forwardgrad.exact import PureMoonwalk
@@ -24,7 +25,7 @@ from forwardgrad.objective import Objective, Params, Slopes
 from forwardgrad.slopes import Jvp, moved
 from forwardgrad.tangents import Dense, Gaussian, Key, Rademacher, Sampler, Tangents
 from forwardgrad.testing.contract import Contract, theorems
-from forwardgrad.testing.problems import BOWL
+from forwardgrad.testing.problems import BOWL, Lump
 
 _K = 512
 _FEW = 9
@@ -254,6 +255,14 @@ def error_halved(objective: Objective, params: Params, key: Key | None) -> Estim
     return estimate._replace(grad={name: g / 2 for name, g in estimate.grad.items()})
 
 
+def learned_first(objective: Objective, params: Params, key: Key | None) -> Estimate:
+    """A surrogate that has seen the draw around which it is asked: its slope along v is right, and only that."""
+    key = key if key is not None else Key.draw()
+    method = SurrogateControl(Surrogate(Lump(), rate=0.1, steps=30), slope="jvp")
+    method(objective, params, key=key)
+    return method(objective, params, key=key)
+
+
 def in_half_precision(g: Tensor) -> Tensor:
     """Rounded to bfloat16 on the way."""
     return g.bfloat16().to(g.dtype)
@@ -297,6 +306,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a parameter's term missing", _forward(slope=Measured(without_biases)), "unbiased"),
     _mutant("step not doubled", _forward(_FEW, slope=Measured(step_not_doubled)), "unbiased"),
     _mutant("guess not subtracted", _combined(guess_not_subtracted), "unbiased"),
+    _mutant("surrogate learned first", _around(learned_first), "unbiased", draws=100),
     _mutant("draw with mean 0.05", _distorted(Gaussian(), lambda name, v: v + 0.05), "unbiased"),
     _mutant("draw with variance 1.1", _distorted(Rademacher(), lambda name, v: 1.1**0.5 * v), "unbiased"),
     _mutant(

@@ -1,0 +1,120 @@
+"""The same net in front of PETSc: conjugate gradients, preconditioned by symmetric SOR, of the PDEs' workhorse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Generator, Tensor, nn
+
+from forwardgrad.blackbox import BlackBox, Surrogate, ksp_history
+from forwardgrad.claims.claim import Check, Claim, Finding, Tell
+from forwardgrad.claims.entries.blackbox_poisson import (
+    OMEGAS,
+    Family,
+    Stand,
+    constant,
+    duration,
+    iterations,
+    regression,
+    relaxed,
+    searched,
+    trained,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Interior points per direction, tasks a step, directions for each, steps, Adam's rate, and tasks of the test."""
+
+    grid: int = 15
+    tasks: int = 8
+    directions: int = 4
+    steps: int = 100
+    rate: float = 1e-2
+    test: int = 48
+
+
+def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
+    """Iterations on tasks of a test, by what the net was trained on."""
+    family = Family(setting.grid, coloured=False)
+    solve = partial(family.solve, history=history)
+    test, tasks = (family.draw(setting.test, Generator().manual_seed(seed + shift)) for shift in (10_000, 20_000))
+    series = {
+        "untuned": iterations(solve, relaxed([1.0] * len(test)), test),
+        "constant": constant(solve, tasks, test),
+    }
+    surrogate = Surrogate(Stand(family, seed), memory=2048, batch=128, steps=2)
+    ways: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
+        "supervised": partial(
+            regression, family, lambda task: [OMEGAS[i] for i in searched(solve, task).argmin(0).tolist()]
+        ),
+        "plain": partial(duration, BlackBox(solve, setting.directions, seed=seed)),
+        "control": partial(duration, BlackBox(solve, setting.directions, surrogate=surrogate, seed=seed)),
+    }
+    for name, loss in ways.items():
+        tell(name)
+        net = trained(loss, family, setting, seed, tell)
+        with torch.no_grad():
+            series[name] = iterations(solve, net(test), test)
+    figures = {name: sum(found) / len(found) for name, found in series.items()}
+    figures["cut"] = figures["control"] / figures["untuned"]
+    figures["over_supervised"] = figures["control"] / figures["supervised"]
+    return Finding(figures, series)
+
+
+def history(matrix: Any, right: np.ndarray, guess: np.ndarray, omega: float, rtol: float) -> np.ndarray:
+    """Residuals of conjugate gradients with symmetric SOR."""
+    options = {"ksp_type": "cg", "pc_type": "sor", "pc_sor_symmetric": True, "pc_sor_omega": omega}
+    return ksp_history(matrix, right, guess, options, rtol)
+
+
+def draw(record: ClaimRecord) -> Figure:
+    """Iterations of the test tasks, sorted, by what chose theta."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+    axes = figure.subplots()
+    for name, colour, label in (
+        ("untuned", "#cccccc", "as it comes"),
+        ("constant", "#8a8a8a", "best constant relaxation"),
+        ("supervised", "#E69F00", "supervised"),
+        ("plain", "#56B4E9", "black box, plain"),
+        ("control", "#0072B2", "black box, surrogate"),
+    ):
+        values = np.sort(np.mean(record.series(name), axis=0))
+        axes.plot(np.linspace(0, 1, len(values)), values, color=colour, label=label)
+    axes.set(xlabel="share of tasks", ylabel="iterations to 1e-6", ylim=(0, None))
+    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+CLAIM = Claim(
+    id="blackbox-petsc",
+    paper="2405.02952",
+    sentence="The same goes for PETSc, which offers no derivatives: a net cuts the iterations of its preconditioned "
+    "conjugate gradients. Backprop cannot run here at all.",
+    published="PETSc solvers accelerated (abstract); no figure was to be had",
+    experiment=experiment,
+    settings={"quick": Setting(), "record": Setting(grid=31, steps=300)},
+    checks=(Check("cut", at_most=2 / 3), Check("over_supervised", at_most=1.1)),
+    headline="iterations of CG with symmetric SOR: {control:.1f} around a surrogate, {plain:.1f} plain, "
+    "{supervised:.1f} supervised, {constant:.1f} with the best constant relaxation, {untuned:.1f} as it comes",
+    depends=(
+        "forwardgrad.claims.entries.blackbox_poisson",
+        "forwardgrad.blackbox.box",
+        "forwardgrad.blackbox.surrogate",
+        "forwardgrad.blackbox.petsc",
+    ),
+    packages={"petsc4py": "petsc", "scipy": "solvers"},
+    draw=draw,
+)
