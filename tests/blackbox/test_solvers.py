@@ -102,7 +102,7 @@ def test_a_relaxation_that_diverges_is_refused_and_a_missing_package_named(monke
 def test_the_twin_of_the_claim_is_the_solver_of_the_claim():
     """So backprop through it is the true gradient of what pyamg does."""
     pytest.importorskip("pyamg")
-    from forwardgrad.claims.entries.blackbox_poisson import Family
+    from forwardgrad.claims.poisson import Family
 
     family = Family(7)
     task = family.draw(3, torch.Generator().manual_seed(0))

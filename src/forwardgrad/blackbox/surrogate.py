@@ -23,14 +23,14 @@ class Rows(NamedTuple):
 
     def then(self, new: Rows, most: int) -> Rows:
         """These and the new ones, the latest `most` of them."""
-        task = None if self.task is None or new.task is None else torch.cat([self.task, new.task])[-most:]
-        joined = (torch.cat(pair)[-most:] for pair in zip(self[:3], new[:3], strict=True))
-        return Rows(*joined, task)
+        joined = lambda a, b: torch.cat([a, b])[-most:]
+        theta, along, slopes = (joined(a, b) for a, b in zip(self[:3], new[:3], strict=True))
+        return Rows(theta, along, slopes, None if self.task is None else joined(self.task, new.task))
 
     def at(self, places: Tensor) -> Rows:
         """Those at the places [B]."""
-        chosen = (x[places] for x in self[:3])
-        return Rows(*chosen, None if self.task is None else self.task[places])
+        task = None if self.task is None else self.task[places]
+        return Rows(self.theta[places], self.along[places], self.slopes[places], task)
 
 
 class Surrogate(nn.Module):
@@ -149,7 +149,7 @@ class Surrogate(nn.Module):
 
     def _own(self, x: Tensor) -> Tensor:
         p = next(self.net.parameters())
-        return x.detach().to(p.device, p.dtype)
+        return x.detach().to(p.device, p.dtype).contiguous()  # a forward derivative needs rows of their own
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}, memory={self.memory}, batch={self.batch}, steps={self.steps}"

@@ -102,7 +102,7 @@ def _guess() -> dict[str, Tensor]:
 
 def _left() -> float:
     """|g - h|^2 / |g|^2 on the bowl, around a `Lump` that has learned nothing."""
-    params, guess = bowl().objective.params, _guess()
+    params, guess = {name: p.detach() for name, p in bowl().objective.params.items()}, _guess()
     left = sum(float((2 * half - params[name] / 2).square().sum()) for name, half in guess.items())
     return left / sum(float((2 * half).square().sum()) for half in guess.values())
 

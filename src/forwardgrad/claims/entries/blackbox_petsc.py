@@ -13,18 +13,8 @@ from torch import Generator, Tensor, nn
 
 from forwardgrad.blackbox import BlackBox, Surrogate, ksp_history
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
-from forwardgrad.claims.entries.blackbox_poisson import (
-    OMEGAS,
-    Family,
-    Stand,
-    constant,
-    duration,
-    iterations,
-    regression,
-    relaxed,
-    searched,
-    trained,
-)
+from forwardgrad.claims.entries.blackbox_poisson import Stand, duration, regression, trained
+from forwardgrad.claims.poisson import OMEGAS, Family, constant, iterations, relaxed, searched
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -111,6 +101,7 @@ CLAIM = Claim(
     "{supervised:.1f} supervised, {constant:.1f} with the best constant relaxation, {untuned:.1f} as it comes",
     depends=(
         "forwardgrad.claims.entries.blackbox_poisson",
+        "forwardgrad.claims.poisson",
         "forwardgrad.blackbox.box",
         "forwardgrad.blackbox.surrogate",
         "forwardgrad.blackbox.petsc",
