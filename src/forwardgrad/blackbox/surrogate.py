@@ -116,7 +116,7 @@ class Surrogate(nn.Module):
         new = Rows(self._own(theta), self._own(along), self._own(slopes), None if task is None else self._own(task))
         if self.rows is None:  # as the first slopes are, so the net's are to be
             self.scale, self.agreement = float(new.slopes.square().mean().sqrt()) or 1.0, (0.0, 0.0)
-        _, foretold = torch.func.jvp(lambda x: self._value(x, new.task), (new.theta,), (new.along,))
+        foretold = torch.func.jvp(lambda x: self._value(x, new.task), (new.theta,), (new.along,))[1]
         right, size = self.agreement
         now = float((new.slopes * foretold).sum()) * self.scale, float(foretold.square().sum()) * self.scale**2
         self.agreement = _FADE * right + now[0], _FADE * size + now[1]
@@ -131,7 +131,7 @@ class Surrogate(nn.Module):
         theta, along, slopes, task = rows.at(places.to(rows.theta.device))
         psi = {name: self.net.get_parameter(name).detach().requires_grad_() for name in self.own}
         with torch.enable_grad():
-            _, seen = torch.func.jvp(lambda x: self._value(x, task, psi), (theta,), (along,))
+            seen = torch.func.jvp(lambda x: self._value(x, task, psi), (theta,), (along,))[1]
             loss = (seen - slopes / self.scale).square().mean()
             grads = torch.autograd.grad(loss, list(psi.values()), materialize_grads=True)  # slopes know no last bias
         for name, g in zip(self.own, grads, strict=True):

@@ -112,7 +112,7 @@ class Family:
         while done < most and bool((history[-1][-1] > self.rtol).any()):
             count = 1 if segment is None else segment
             run = sweeps if segment is None else partial(checkpoint, sweeps, use_reentrant=False)
-            x, seen = run(x, omega, count)  # type: ignore[operator]
+            x, seen = run(x, omega, count)
             history.append(seen)
             done += count
         r = torch.cat(history).clamp_min(1e-300)

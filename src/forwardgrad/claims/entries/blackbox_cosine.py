@@ -52,14 +52,15 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         dense = SurrogateControl(
             Surrogate(nn.Sequential(nn.Linear(setting.n, 64), nn.GELU(), nn.Linear(64, 1))), slope=slope
         )
-    ways = {
+    ways: dict[str, fg.Method] = {
         "plain": fg.ForwardGradient(1, "rademacher", slope=slope),
         "dense": dense,
         "local": local,
         "exact": fg.Backprop(),
     }
     start = 2 * torch.rand(setting.n, generator=Generator().manual_seed(seed), dtype=torch.float64) - 1
-    figures, series = {}, {}
+    figures: dict[str, float] = {}
+    series: dict[str, list[float]] = {}
     for name, method in ways.items():
         x = start.clone()
         optimizer = torch.optim.Adam([x], lr=setting.rate)

@@ -1,8 +1,9 @@
-"""A net that hands a compiled solver its initial guess and its relaxation, trained on how long the solver takes."""
+"""A net that hands a compiled solver its initial guess and its relaxation, tuned by how long the solver takes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from math import isqrt
@@ -23,15 +24,18 @@ if TYPE_CHECKING:
     from forwardgrad.claims.record import ClaimRecord
 
 
+Loss = Callable[[nn.Module, Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Setting:
-    """Interior points per direction, tasks a step, directions for each, steps, Adam's rate, and tasks of the test."""
+    """Interior points per direction; supervised steps, and steps through the solver; tasks a step, and of the test."""
 
     grid: int = 15
-    tasks: int = 8
+    supervised: int = 600
+    steps: int = 120
     directions: int = 4
-    steps: int = 150
-    rate: float = 1e-2
+    tasks: int = 8
     test: int = 48
 
 
@@ -39,8 +43,9 @@ def network(seed: int) -> nn.Module:
     """From a task to theta; at first omega = 1 and the guess zero."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        net = nn.Sequential(nn.Linear(1 + ALL**2, 64), nn.Tanh(), nn.Linear(64, 1 + LOW**2)).double()
-    nn.init.zeros_(net[2].weight), nn.init.zeros_(net[2].bias)
+        last = nn.Linear(64, 1 + LOW**2)
+        net = nn.Sequential(nn.Linear(1 + ALL**2, 64), nn.Tanh(), last).double()
+    nn.init.zeros_(last.weight), nn.init.zeros_(last.bias)
     return net
 
 
@@ -82,14 +87,18 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         "plain": BlackBox(family.solve, setting.directions, seed=seed),
         "control": BlackBox(family.solve, setting.directions, surrogate=surrogate, seed=seed),
     }
-    ways: dict[str, Callable[[nn.Module, Tensor], Tensor]] = {
-        "supervised": partial(regression, family, lambda task: [family.young(row) for row in task.numpy()]),
+    supervised = partial(regression, family)
+    fresh = partial(family.draw, setting.tasks)
+    first = trained(network(seed), supervised, fresh, setting.supervised, 1e-2, seed, partial(_of_way, tell, "first"))
+    ways: dict[str, Loss] = {
+        "supervised": supervised,
         **{name: partial(duration, box) for name, box in boxes.items()},
         "twin": lambda net, task: family.twin(net(task), task).mean(),
     }
     nets = {}
     for name, loss in ways.items():
-        nets[name] = trained(loss, family, setting, seed, partial(_of_way, tell, name))
+        said = partial(_of_way, tell, name)
+        nets[name] = trained(deepcopy(first), loss, fresh, setting.steps, 3e-3, seed + 1, said)
         with torch.no_grad():
             series[name] = iterations(family.solve, nets[name](test), test)
     figures = {name: sum(found) / len(found) for name, found in series.items()}
@@ -98,7 +107,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     figures["over_plain"] = figures["control"] / figures["plain"]
     for name, box in boxes.items():
         figures[f"{name}_solves"] = box.solves
-        figures[f"{name}_cosine"] = cosine(family, nets["control"], box, test[:8])
+        figures[f"{name}_cosine"] = cosine(family, nets["control"], deepcopy(box), test[:16])
     figures |= memory(family, boxes["plain"], test[:8], seed)
     return Finding(figures, series)
 
@@ -107,10 +116,10 @@ def _of_way(tell: Tell, name: str, text: str) -> None:
     tell(f"{name}, {text}")
 
 
-def regression(family: Family, omegas: Callable[[Tensor], list[float]], net: nn.Module, task: Tensor) -> Tensor:
-    """Supervised: the distance to the relaxations that are best from a zero guess, and to the solutions' low modes."""
-    wanted = torch.cat([torch.tensor([[logit(omega)] for omega in omegas(task)]).to(task), family.exact(task)], 1)
-    return (net(task) - wanted).square().mean()
+def regression(family: Family, net: nn.Module, task: Tensor) -> Tensor:
+    """Supervised: the distance to Young's relaxations, and to the low modes of the solutions."""
+    omegas = torch.tensor([[logit(family.young(row))] for row in task.numpy()], dtype=torch.float64)
+    return (net(task) - torch.cat([omegas, family.exact(task)], 1)).square().mean()
 
 
 def duration(box: BlackBox, net: nn.Module, task: Tensor) -> Tensor:
@@ -120,20 +129,26 @@ def duration(box: BlackBox, net: nn.Module, task: Tensor) -> Tensor:
 
 
 def trained(
-    loss: Callable[[nn.Module, Tensor], Tensor], family: Family, setting: Setting, seed: int, tell: Tell
+    net: nn.Module,
+    loss: Loss,
+    draw: Callable[[Generator], Tensor],
+    steps: int,
+    rate: float,
+    seed: int,
+    tell: Tell,
 ) -> nn.Module:
-    """The net after Adam with a cosine schedule and clipped gradients, on fresh tasks each step."""
-    net, generator = network(seed), Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(net.parameters(), lr=setting.rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, setting.steps)
-    for step in range(setting.steps):
+    """The net after Adam with a rate that falls as a cosine and clipped gradients, on fresh tasks each step."""
+    generator = Generator().manual_seed(seed)
+    optimizer = torch.optim.Adam(net.parameters(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for step in range(steps):
         optimizer.zero_grad()
-        loss(net, family.draw(setting.tasks, generator)).backward()
+        loss(net, draw(generator)).backward()
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         if step % 20 == 0:
-            tell(f"step {step} of {setting.steps}")
+            tell(f"step {step} of {steps}")
     return net
 
 
@@ -186,19 +201,20 @@ def draw(record: ClaimRecord) -> Figure:
 CLAIM = Claim(
     id="blackbox-poisson",
     paper="2405.02952",
-    sentence="A net trained through a compiled solver by its slopes cuts the solver's iterations on a family of "
-    "Poisson problems.",
+    sentence="A net tuned through a compiled solver by its slopes cuts the solver's iterations on a family of Poisson "
+    "problems below those of supervised learning.",
     published="an advantage over other baselines (abstract); no figure was to be had",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(steps=1500, test=200)},
+    settings={"quick": Setting(), "record": Setting(supervised=3000, steps=1000, test=200)},
     seeds={"record": (0, 1, 2)},
     checks=(
         Check("cut", at_most=2 / 3),
-        Check("over_supervised", at_most=1.1),
+        Check("over_supervised", at_most=0.9),
         Check("over_plain", at_most=1.0),
         Check("control_cosine", at_least=0.3),
     ),
-    headline="SOR sweeps: {control:.1f} around a surrogate, {plain:.1f} plain, {supervised:.1f} supervised, "
+    headline="SOR sweeps: {supervised:.1f} supervised; then through the solver {control:.1f} around a surrogate, "
+    "{plain:.1f} plain, "
     "{twin:.1f} by backprop through a differentiable twin; {young:.1f} with Young's relaxation, {constant:.1f} with "
     "the best constant one, {untuned:.0f} with none; a gradient holds {box_kib:.0f} KiB of tensors, through the twin "
     "{backprop_kib:.0f}, checkpointed {checkpointed_kib:.0f}",
