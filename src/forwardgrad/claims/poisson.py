@@ -32,7 +32,7 @@ class Family:
             row by row.
     """
 
-    def __init__(self, grid: int, rtol: float = 1e-6, coloured: bool = True) -> None:
+    def __init__(self, grid: int, rtol: float, coloured: bool = True) -> None:
         from scipy import sparse
 
         self.grid, self.h, self.rtol = grid, 1 / (grid + 1), rtol
@@ -80,14 +80,14 @@ class Family:
         return (u / (torch.from_numpy(self.eigenvalues) + leak))[:, :LOW, :LOW].flatten(1)
 
     def solve(self, theta: Tensor, task: Tensor | None, history: Callable[..., np.ndarray] = sor_history) -> Tensor:
-        """Logarithms [R] of iterations at theta = (logit of omega / 2, guess)."""
+        """Iterations [R] at theta = (logit of omega / 2, guess)."""
         assert task is not None
         omega = 2 * torch.sigmoid(theta[:, 0]).numpy()
         guesses = theta[:, 1:].numpy() @ self.low.T
         found = []
         for row, (w, guess) in enumerate(zip(omega, guesses, strict=True)):
             matrix, right = self.system(task[row].numpy())
-            found.append(log(max(iterations_to(history(matrix, right, guess, float(w), self.rtol), self.rtol), 0.1)))
+            found.append(iterations_to(history(matrix, right, guess, float(w), self.rtol), self.rtol))
         return torch.tensor(found, dtype=torch.float64)
 
     def twin(self, theta: Tensor, task: Tensor, segment: int | None = None, most: int = 1000) -> Tensor:
@@ -118,7 +118,7 @@ class Family:
         r = torch.cat(history).clamp_min(1e-300)
         k = (r.detach() > self.rtol).int().cumprod(0).sum(0) - 1
         before, after = r.gather(0, k[None])[0], r.gather(0, k[None] + 1)[0]
-        return (k + (before / self.rtol).log() / (before / after).log()).log()
+        return k + (before / self.rtol).log() / (before / after).log()
 
 
 def relaxed(omegas: Sequence[float]) -> Tensor:
@@ -129,20 +129,20 @@ def relaxed(omegas: Sequence[float]) -> Tensor:
 
 
 def searched(solve: Solve, task: Tensor) -> Tensor:
-    """Logarithms [12, R] of iterations from a zero guess, for each of `OMEGAS`."""
+    """Iterations [12, R] from a zero guess, for each of `OMEGAS`."""
     answers = solve(relaxed([omega for omega in OMEGAS for _ in task]), task.repeat(len(OMEGAS), 1))
     return torch.as_tensor(answers).view(len(OMEGAS), len(task))
 
 
 def constant(solve: Solve, tasks: Tensor, test: Tensor) -> list[float]:
     """Iterations with the relaxation that is best for all of the `tasks` at once, from a zero guess."""
-    best = OMEGAS[int(searched(solve, tasks).exp().mean(1).argmin())]
+    best = OMEGAS[int(searched(solve, tasks).mean(1).argmin())]
     return iterations(solve, relaxed([best] * len(test)), test)
 
 
 def iterations(solve: Solve, theta: Tensor, test: Tensor) -> list[float]:
     """Of every task."""
-    return [exp(answer) for answer in solve(theta, test).tolist()]
+    return [float(answer) for answer in solve(theta, test)]
 
 
 def logit(omega: float) -> float:
