@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,27 +11,10 @@ from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 from forwardgrad.errors import ConfigError
 from forwardgrad.train.config import Saving, read_tree, validated
 from forwardgrad.train.methods import AnyMethod, Backprop, Checkpointed, Forward
-from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict
+from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict, parse_bytes
 from forwardgrad.train.study.spelling import label_of, method_tree, method_trees
 from forwardgrad.train.tasks import TaskChoice
 from forwardgrad.train.tasks.digits import Digits
-
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(size: object) -> object:
-    """`200MiB` as a number of bytes; anything but text is handed back.
-
-    Raises:
-        ConfigError: a text that is no size.
-    """
-    if not isinstance(size, str):
-        return size
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
-    if found is None or found[2].upper() not in _UNITS:
-        raise ConfigError("a peak needs a number of bytes", f"`{size}`", "write for example 200MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Spelled = Annotated[AnyMethod, Field(discriminator="name"), BeforeValidator(method_tree)]
