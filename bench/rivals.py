@@ -28,12 +28,14 @@ class Rival:
     slopes: pushes the given tangents, [K]; None for methods without slopes.
     gradient: draws, pushes and fills `p.grad`.
     exact: slopes are derivatives, and not differences.
+    counted: its memory is allocated where storages can be counted, which that of compiled code is not.
     """
 
     name: str
     slopes: Callable[[], Tensor] | None
     gradient: Callable[[], None]
     exact: bool = True
+    counted: bool = True
 
 
 class Objective(nn.Module):
