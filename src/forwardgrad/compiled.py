@@ -133,7 +133,7 @@ class CompiledBackward:
         try:
             objective.batch = batch
             with self._held.swapped(values) as named:
-                estimate = self.method.unchecked(objective, {name: named[name] for name in objective.params}, key)
+                estimate = self.method(objective, {name: named[name] for name in objective.params}, key=key)
         finally:
             objective.batch = kept
         grads = [estimate.grad[name] for name in self._trained]

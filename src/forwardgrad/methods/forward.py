@@ -95,25 +95,16 @@ class ForwardGradient:
         self, objective: Objective, params: Params, *, key: Key | None = None, into: Deliver | None = None
     ) -> Estimate:
         with torch.no_grad():
-            estimate = self.unchecked(objective, params, key if key is not None else Key.draw())
-            finite(estimate.loss, estimate.slopes)
-            return estimate
+            measure = slope(self.slope)
+            if isinstance(measure, Jvp):
+                objective = require(self, objective, Differentiable)
+                measure = Jvp(self.chunk_size, self.byte_budget) if self.chunk_size is not None else measure
+            key = key if key is not None else Key.draw()
 
-    def unchecked(self, objective: Objective, params: Params, key: Key) -> Estimate:
-        """The estimate, whatever numbers are in it: what can be traced, since no value is looked at.
-
-        Args:
-            objective: as in a call, and the others too.
-            params: name -> parameter.
-            key: of the draw.
-        """
-        measure = slope(self.slope)
-        if isinstance(measure, Jvp):
-            objective = require(self, objective, Differentiable)
-            measure = Jvp(self.chunk_size, self.byte_budget) if self.chunk_size is not None else measure
-        v = self._drawn(objective, params, key)
-        loss, c, aux, reached = measure(objective, params, v)
-        return Estimate(loss, self._combined(params, reaching(v, reached), c), c, key, aux)
+            v = self._drawn(objective, params, key)
+            loss, c, aux, reached = measure(objective, params, v)
+            finite(loss, c)
+            return Estimate(loss, self._combined(params, reaching(v, reached), c), c, key, aux)
 
     def rebuild(
         self, objective: Objective, params: Params, slopes: Tensor, key: Key, reached: frozenset[str] | None = None
