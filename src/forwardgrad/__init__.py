@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from forwardgrad.blackbox import BlackBox, Surrogate, SurrogateControl
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
+    from forwardgrad.compiled import CompiledBackward
     from forwardgrad.diagnosis import doctor
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
         ControlVariate,
         DirectKolenPollack,
         ForwardGradient,
+        Neumann,
+        TruncatedUnroll,
+        TwoPhase,
     )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
@@ -67,6 +71,7 @@ _WHERE = {
     "blackbox": "BlackBox Surrogate SurrogateControl",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
+    "compiled": "CompiledBackward",
     "diagnosis": "doctor",
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
@@ -76,7 +81,7 @@ _WHERE = {
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
     "methods": "DFA FDFA SPSA ActivityPerturbed Backprop CheckpointedBackprop ControlVariate DirectKolenPollack "
-    "ForwardGradient",
+    "ForwardGradient Neumann TruncatedUnroll TwoPhase",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
     "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
@@ -102,6 +107,7 @@ __all__ = [
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "CompiledBackward",
     "ConstraintSet",
     "Control",
     "ControlVariate",
@@ -127,6 +133,7 @@ __all__ = [
     "ModuleObjective",
     "MomentumMixed",
     "Moonwalk",
+    "Neumann",
     "NuclearBall",
     "Objective",
     "OneSided",
@@ -145,6 +152,8 @@ __all__ = [
     "SurrogateControl",
     "TangentGrowth",
     "Tangents",
+    "TruncatedUnroll",
+    "TwoPhase",
     "Unroll",
     "backward",
     "blackbox",
