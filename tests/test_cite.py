@@ -8,11 +8,11 @@ import re
 import pytest
 
 import forwardgrad as fg
-from forwardgrad import exact, methods
+from forwardgrad import blackbox, exact, methods
 
 METHODS = [
     value
-    for room in (methods, exact)
+    for room in (methods, blackbox, exact)
     for value in vars(room).values()
     if inspect.isclass(value) and hasattr(value, "passport")
 ]
