@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
     from forwardgrad.exact import Moonwalk, PureMoonwalk
+    from forwardgrad.fixedpoint import (
+        DtypeTrace,
+        FixedPointNet,
+        FixedPointObjective,
+        IntegerCrossEntropy,
+        SignSPSA,
+        quantise,
+    )
     from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
@@ -69,6 +77,7 @@ _WHERE = {
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
     "exact": "Moonwalk PureMoonwalk",
+    "fixedpoint": "DtypeTrace FixedPointNet FixedPointObjective IntegerCrossEntropy SignSPSA quantise",
     "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
@@ -105,12 +114,16 @@ __all__ = [
     "CoordinateDraw",
     "Differentiable",
     "DirectKolenPollack",
+    "DtypeTrace",
     "Estimate",
     "FactoredGradient",
+    "FixedPointNet",
+    "FixedPointObjective",
     "ForwardGradient",
     "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
+    "IntegerCrossEntropy",
     "Jvp",
     "Key",
     "L1Ball",
@@ -133,6 +146,7 @@ __all__ = [
     "PureMoonwalk",
     "Rademacher",
     "RankOneRademacher",
+    "SignSPSA",
     "Simplex",
     "Sited",
     "Sparse",
@@ -151,6 +165,7 @@ __all__ = [
     "layers",
     "measure",
     "push_forward",
+    "quantise",
     "rule",
     "stop_gradient",
     "suggest_lr",
