@@ -159,7 +159,7 @@ def test_frozen_parameters_and_zeros_are_kept():
     assert set(net.weights) == {name for name, _ in model.named_parameters()}
     assert set(net.trained) == set(net.weights) - {"1.weight"}
     for name, p in model.named_parameters():
-        assert float((net.decoded()[name] - p).abs().max()) <= 2.0 ** -(net.exponents[name] + 1)
+        assert float((net.decoded()[name] - p.detach()).abs().max()) <= 2.0 ** -(net.exponents[name] + 1)
 
 
 def layered(*layers):

@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# The smallest integer type that holds a number of so many bits; accumulators, sums and losses are of 32 bits.
-STORAGE = {8: torch.int8, 16: torch.int16, 32: torch.int32}
+# Where weights of so many bits lie. Accumulators, sums and losses are of 32 bits, and so is whatever is being computed.
+STORAGE = {8: torch.int8, 16: torch.int16}
 
 
 class Saturation:
@@ -60,11 +60,11 @@ def shifted(x: Tensor, places: int) -> Tensor:
 
 
 def saturated(x: Tensor, bits: int, saturation: Saturation, place: str, low: int | None = None) -> Tensor:
-    """The nearest numbers of so many bits, in the type that stores them; what was clamped is counted.
+    """The nearest numbers of so many bits, still in 32; what was clamped is counted.
 
     Args:
         x: int32, any shape.
-        bits: 8, 16, or any smaller number than 32, sign included.
+        bits: 1 to 32, sign included.
         saturation: counts.
         place: under this name.
         low: a lower bound in place of that of the type, for rectifiers; what it cuts is not counted.
@@ -76,4 +76,4 @@ def saturated(x: Tensor, bits: int, saturation: Saturation, place: str, low: int
     else:
         saturation.add(place, (x > bound - 1).sum(), x.numel())
         y = y.clamp(min=low)
-    return y.to(STORAGE.get(bits, torch.int32))
+    return y

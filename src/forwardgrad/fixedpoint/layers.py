@@ -45,7 +45,7 @@ class Requantise:
     relu: bool
 
     def __call__(self, a: Tensor, saturation: Saturation, place: str) -> Tensor:
-        return saturated(shifted(a, self.places), 8, saturation, place, low=0 if self.relu else None)
+        return saturated(shifted(a, self.places), 8, saturation, place, low=0 if self.relu else None).to(torch.int8)
 
 
 @dataclass(frozen=True)

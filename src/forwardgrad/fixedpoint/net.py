@@ -10,7 +10,7 @@ from torch import Tensor
 
 from forwardgrad.errors import InputError
 from forwardgrad.estimate import Estimate
-from forwardgrad.fixedpoint.arithmetic import Saturation, saturated, shifted
+from forwardgrad.fixedpoint.arithmetic import STORAGE, Saturation, saturated, shifted
 from forwardgrad.fixedpoint.layers import FixedLayer
 from forwardgrad.fixedpoint.loss import IntegerCrossEntropy
 from forwardgrad.objective import Params
@@ -51,7 +51,7 @@ class FixedPointNet:
             x: [B, ...].
         """
         q = torch.round(x * 2.0**self.input_exponent).clamp(-(2.0**31), 2.0**31 - 128).to(torch.int32)
-        return saturated(q, 8, self.saturation, "input")
+        return saturated(q, 8, self.saturation, "input").to(torch.int8)
 
     def __call__(self, x: Tensor, weights: Mapping[str, Tensor] | None = None) -> Tensor:
         """Logits, int32 [B, C], with the exponent `output_exponent`.
@@ -96,7 +96,7 @@ class FixedPointNet:
 
     def _plus(self, name: str, w: Tensor, step: Tensor, exponent: int) -> Tensor:
         total = w.to(torch.int32) + shifted(step.to(torch.int32), self.exponents[name] - exponent)
-        return saturated(total, self.bits, self.saturation, name)
+        return saturated(total, self.bits, self.saturation, name).to(STORAGE[self.bits])
 
 
 @dataclass(frozen=True)

@@ -69,17 +69,18 @@ class _Conversion:
         self.weights: dict[str, Tensor] = {}
         self.exponents: dict[str, int] = {}
         self.trained: list[str] = []
+        self.owned: set[int] = set()
         self.rectified = False  # whether the last layer has been clamped at zero already
 
     def net(self, model: nn.Sequential) -> FixedPointNet:
         x, input_exponent = self.x, self.exponent
         row = [(path, layer) for path, layer in _row(model) if not isinstance(layer, nn.Identity)]
-        followers: list[nn.Module | None] = [layer for _, layer in row[1:]]
-        for (path, layer), follower in zip(row, [*followers, None], strict=True):
-            self._add(path, layer, follower)
         if not row or not isinstance(row[-1][1], nn.Linear):
             found, cure = type(row[-1][1]).__name__ if row else "an empty row", "leave a softmax to the loss"
             raise InputError("a fixed-point net needs to end in an nn.Linear, whose sums are the logits", found, cure)
+        followers: list[nn.Module | None] = [layer for _, layer in row[1:]]
+        for (path, layer), follower in zip(row, [*followers, None], strict=True):
+            self._add(path, layer, follower)
         net = FixedPointNet(
             self.layers, self.weights, self.exponents, tuple(self.trained), self.bits, input_exponent, self.exponent
         )
@@ -131,8 +132,9 @@ class _Conversion:
 
     def _store(self, name: str, p: Tensor, most: int | None) -> int:
         """Keeps a parameter as integers and returns its exponent, at most `most`."""
-        if name in self.weights:
-            raise UnsupportedError("quantise needs layers that occur once", "one used twice", "copy it", path=name)
+        if id(p) in self.owned:
+            raise UnsupportedError("quantise needs weights with one place", "some used twice", "copy them", path=name)
+        self.owned.add(id(p))
         e = exponent_of(p, self.bits, name) - self.headroom
         e = e if most is None else min(e, most)
         self.weights[name] = torch.round(p.detach().double() * 2.0**e).to(STORAGE[self.bits])
