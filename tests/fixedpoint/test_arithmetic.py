@@ -222,6 +222,8 @@ def test_bad_arguments_are_refused():
     net = fg.quantise(model, x)
     with pytest.raises(InputError, match=r"net\.encode"):
         net(x)
+    with pytest.raises(NonFiniteError, match="look at the batch"):
+        net.encode(x * float("nan"))
     with pytest.raises(InputError, match="2 to 16384"):
         fg.IntegerCrossEntropy(1)
     with pytest.raises(InputError, match=r"logits \[B, 4\]"):

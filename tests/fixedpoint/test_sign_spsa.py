@@ -123,7 +123,7 @@ def test_a_step_costs_two_passes_a_tangent_and_nothing_on_the_tape(monkeypatch):
 
 
 def traced(objective):
-    method = fg.SignSPSA(7, 2)
+    method = fg.SignSPSA(5, 2)
     with fg.DtypeTrace() as trace:
         objective.net.descend(method(objective, objective.params, key=fg.Key(0)), 10)
     return trace
@@ -211,6 +211,20 @@ def test_bad_input_is_refused():
             fg.SignSPSA(eps)(objective, objective.params)
     with pytest.raises(InputError, match="requires_grad"):
         fg.SignSPSA(8)(objective, {})
+    for strange in ({"0.weight": objective.params["0.weight"].float()}, {"a": objective.params["0.weight"]}):
+        with pytest.raises(InputError, match=r"pass objective\.params"):
+            fg.SignSPSA(8)(objective, strange)
+    estimate = fg.SignSPSA(8)(objective, objective.params)
+    with pytest.raises(InputError, match="an estimate of integers"):
+        objective.net.descend(estimate._replace(grad={n: g.float() for n, g in estimate.grad.items()}), 9)
+    for rate in (-8, 0.01):
+        with pytest.raises(InputError, match="rate_exponent needs"):
+            objective.net.descend(estimate, rate)
+    for x, y in ((objective.x.float(), objective.y), (objective.x, objective.y[1:]), (objective.x, objective.y.int())):
+        with pytest.raises(InputError, match="int8 inputs"):
+            fg.FixedPointObjective(objective.net, objective.loss, x, y)
+    with pytest.raises(InputError, match="from 0 to 4; found 1 to 5"):
+        fg.FixedPointObjective(objective.net, objective.loss, objective.x[:2], torch.tensor([1, 5]))
     with pytest.raises(RungError, match=r"fg\.SPSA"):
         fg.SignSPSA(8)(lambda params: params["x"].sum(), {"x": torch.ones(3)})
 

@@ -74,7 +74,7 @@ class FixedLinear:
         """Counts rows whose sum some input could drive out of 32 bits: where none is counted, none has overflowed."""
         half = 0 if self.out is None or self.out.places >= 0 else 1 << min(-self.out.places - 1, 30)
         room = (_LARGEST - half) >> _LARGEST_INPUT_BITS
-        reach = W.abs().sum(1, dtype=torch.int32)
+        reach = W.abs().sum(1, dtype=torch.int64)
         reach = reach if b is None else reach + (b.abs() >> _LARGEST_INPUT_BITS) + 1
         saturation.add(f"{self.path} accumulator", (reach > room).sum(), len(reach))
 
@@ -104,6 +104,8 @@ class FixedConv2d:
         return y.view(B, H, W, -1).permute(0, 3, 1, 2)
 
     def _padded(self, x: Tensor) -> Tensor:
+        if self.padding == (0, 0):
+            return x
         # By hand: PyTorch's pad takes what it pads with as a floating-point number.
         (B, C, H, W), (ph, pw) = x.shape, self.padding
         padded = x.new_zeros(B, C, H + 2 * ph, W + 2 * pw)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from forwardgrad.errors import InputError
+from forwardgrad.errors import InputError, NonFiniteError
 from forwardgrad.estimate import Estimate
 from forwardgrad.fixedpoint.arithmetic import STORAGE, Saturation, saturated, shifted
 from forwardgrad.fixedpoint.layers import FixedLayer
@@ -49,7 +49,12 @@ class FixedPointNet:
 
         Args:
             x: [B, ...].
+
+        Raises:
+            NonFiniteError: an input is NaN or infinite.
         """
+        if not bool(torch.isfinite(x).all()):
+            raise NonFiniteError("a fixed-point net needs finite inputs", "NaN or infinity", "look at the batch", "x")
         q = torch.round(x * 2.0**self.input_exponent).clamp(-(2.0**31), 2.0**31 - 128).to(torch.int32)
         return saturated(q, 8, self.saturation, "input").to(torch.int8)
 
@@ -86,7 +91,18 @@ class FixedPointNet:
         Args:
             estimate: of `fg.SignSPSA`; its m tangents are a factor 1/m.
             rate_exponent: r. A rate below half a step of a weight's grid leaves it as it is: that is what stalls.
+
+        Raises:
+            InputError: an estimate that is not of integers, a rate that is no whole number or larger than the range of
+                a weight.
         """
+        if any(g.is_floating_point() for g in estimate.grad.values()):
+            found, cure = "floating-point gradients", "take it from fg.SignSPSA on a fg.FixedPointObjective"
+            raise InputError("descend needs an estimate of integers", found, cure)
+        least = max(self.exponents[name] for name in estimate.grad) - self.bits + 1
+        if isinstance(rate_exponent, bool) or not isinstance(rate_exponent, int) or rate_exponent < least:
+            cure = "give r of the rate 2^-r"
+            raise InputError(f"rate_exponent needs a whole number of at least {least}", repr(rate_exponent), cure)
         halvings = estimate.slopes.numel().bit_length() - 1
         self.weights |= self.moved(self.weights, {n: -g for n, g in estimate.grad.items()}, rate_exponent + halvings)
 
@@ -108,12 +124,23 @@ class FixedPointObjective:
         loss: of its logits.
         x: int8 [B, ...], from `net.encode`.
         y: int64 [B], labels.
+
+    Raises:
+        InputError: inputs or labels of another type or number, a label that is no class.
     """
 
     net: FixedPointNet
     loss: IntegerCrossEntropy
     x: Tensor
     y: Tensor
+
+    def __post_init__(self) -> None:
+        if self.x.dtype != torch.int8 or self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
+            found = f"{self.x.dtype} {list(self.x.shape)} and {self.y.dtype} {list(self.y.shape)}"
+            raise InputError("an objective needs int8 inputs [B, ...] and int64 labels [B]", found, "see net.encode")
+        if not len(self.y) or not 0 <= int(self.y.min()) <= int(self.y.max()) < self.loss.classes:
+            found = f"{int(self.y.min())} to {int(self.y.max())}" if len(self.y) else "none"
+            raise InputError(f"labels need to be from 0 to {self.loss.classes - 1}", found, "mend them", path="y")
 
     @property
     def params(self) -> dict[str, Tensor]:

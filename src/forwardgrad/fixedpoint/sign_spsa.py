@@ -42,8 +42,8 @@ class SignSPSA:
         num_tangents: m, a power of two up to 2^14.
 
     Raises:
-        InputError: m that is no power of two; when called, a step too fine for the grid of a weight or too coarse for
-            32 bits.
+        InputError: m that is no power of two; when called, weights that are not the net's, a step too fine for the
+            grid of a weight or too coarse for 32 bits.
         RungError: an objective that is not fixed-point.
 
     References:
@@ -103,7 +103,11 @@ class SignSPSA:
     def _admit(self, objective: FixedPointObjective, params: Params) -> None:
         if not params:
             raise InputError("SignSPSA needs weights to move", "none", "leave requires_grad on for some of the model's")
-        for name in params:
+        for name, w in params.items():
+            own = objective.net.weights.get(name)
+            if own is None or (w.dtype, w.shape) != (own.dtype, own.shape):
+                found, cure = f"{w.dtype} {list(w.shape)}", "pass objective.params"
+                raise InputError("SignSPSA needs the weights of the objective's net", found, cure, path=name)
             grid = objective.net.exponents[name]
             if not 0 <= grid - self.eps_exponent <= _COARSEST:
                 needs = "a perturbation needs to be a step of the weights' grid, or up to 2^14 of them"
