@@ -69,7 +69,10 @@ def _one(net: Net, num_tangents: int, rounds: int, seed: int, wanted: list[str])
     net.model.zero_grad(set_to_none=True)
     unit_peak = peak_of(forward)
     peaks = {}
+    blind = {f"{rival.name}/gradient" for rival in rivals if not rival.counted}
     for name, work in works.items():
+        if name in blind:
+            continue
         net.model.zero_grad(set_to_none=True)
         peaks[name] = peak_of(work) / unit_peak
     timings = interleaved(works, rounds)
@@ -83,7 +86,7 @@ def _one(net: Net, num_tangents: int, rounds: int, seed: int, wanted: list[str])
             if key in works:
                 row[part] = timings[key].seconds / unit
                 row[f"{part}_timing"] = asdict(timings[key])
-                row[f"{part}_peak"] = peaks[key]
+                row[f"{part}_peak"] = peaks.get(key)
         rows[rival.name] = row
     return rows
 
@@ -100,7 +103,7 @@ def _table(name: str, num_tangents: int, rows: dict[str, dict[str, Any]]) -> Tab
         if rival == FORWARD:
             continue
         numbers = [row.get("slopes"), row["gradient"]]
-        peaks = [row.get("slopes_peak"), row["gradient_peak"]]
+        peaks = [row.get("slopes_peak"), row.get("gradient_peak")]
         table.add_row(
             rival,
             *(f"{x:.2f}" if x is not None else "" for x in numbers),
@@ -132,7 +135,7 @@ def speed(
             console.print(_table(name, num_tangents, rows))
             content[f"{name}/{num_tangents}"] = rows
             for rival, row in rows.items():
-                parts = [part for part in ("slopes", "gradient", "slopes_peak", "gradient_peak") if part in row]
+                parts = [p for p in ("slopes", "gradient", "slopes_peak", "gradient_peak") if row.get(p) is not None]
                 figures |= {f"{name}/{num_tangents}/{rival}/{part}": row[part] for part in parts}
     for line in record.worse(record.latest("speed", str(host["cpu"])), figures):
         console.print(f"worse than the last record: {line}")

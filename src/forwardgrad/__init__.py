@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
+    from forwardgrad.compiled import CompiledBackward
     from forwardgrad.diagnosis import doctor
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
@@ -40,6 +41,9 @@ if TYPE_CHECKING:
         ControlVariate,
         DirectKolenPollack,
         ForwardGradient,
+        Neumann,
+        TruncatedUnroll,
+        TwoPhase,
     )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
@@ -73,6 +77,7 @@ _WHERE = {
     "bilevel": "TangentGrowth Unroll tangent_growth",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
+    "compiled": "CompiledBackward",
     "diagnosis": "doctor",
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
@@ -83,7 +88,7 @@ _WHERE = {
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
     "methods": "DFA FDFA SPSA ActivityPerturbed Backprop CheckpointedBackprop ControlVariate DirectKolenPollack "
-    "ForwardGradient",
+    "ForwardGradient Neumann TruncatedUnroll TwoPhase",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
     "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
@@ -108,6 +113,7 @@ __all__ = [
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "CompiledBackward",
     "ConstraintSet",
     "Control",
     "ControlVariate",
@@ -137,6 +143,7 @@ __all__ = [
     "ModuleObjective",
     "MomentumMixed",
     "Moonwalk",
+    "Neumann",
     "NuclearBall",
     "Objective",
     "OneSided",
@@ -154,6 +161,8 @@ __all__ = [
     "SplitDirections",
     "TangentGrowth",
     "Tangents",
+    "TruncatedUnroll",
+    "TwoPhase",
     "Unroll",
     "backward",
     "cite",
