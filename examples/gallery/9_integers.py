@@ -72,12 +72,12 @@ places = torch.arange(-40, 41)
 slices = {}
 for bits in (16, 8):
     net = fg.quantise(model, x_train, weight_bits=bits, headroom=1 if bits == 16 else 0)
-    objective = fg.FixedPointObjective(net, loss, net.encode(x_train), y_train)
+    objective = fg.FixedPointObjective(net, loss, net.encode(x_train[:300]), y_train[:300])
     w = objective.params
     if bits == 16:
         votes = method(objective, w, key=fg.Key(0, 0)).grad
     moved = [net.moved(w, {n: -int(t) * v for n, v in votes.items()}, rates[-1] + 1) for t in places]
-    slices[bits] = [int(objective(at)) / 2**14 / len(y_train) for at in moved]
+    slices[bits] = [int(objective(at)) / 2**14 / 300 for at in moved]
 
 flat = {bits: len(set(values)) for bits, values in slices.items()}
 print(f"{len(places)} places on the slice: {flat[16]} losses with 16-bit weights, {flat[8]} with 8")
@@ -93,7 +93,8 @@ for bits, colour in ((8, "#D55E00"), (16, "#0072B2")):
         f"{bits} bits", (2 * steps, 100 * curves[bits][-1]), (8, 0), textcoords="offset points", color=colour
     )
 left.set(title="The loss along an update")
-left.set_xlabel("updates at a rate of 1/1024", loc="left")
+left.set_xlabel("updates at a rate of 1/512", loc="left")
 right.set(title="Test accuracy in percent, ten digits", xlim=(0, 2 * steps * 1.17))
+right.set_xticks(range(0, 2 * steps + 1, 400))
 right.set_xlabel("forward passes", loc="left")
 plt.show()
