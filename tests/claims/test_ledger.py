@@ -20,6 +20,7 @@ from forwardgrad.train.output import OutputFolder
 @dataclass(frozen=True)
 class Setting:
     size: float = 2.0
+    steps: tuple[int, ...] = (1, 2)  # becomes a list in the record
 
 
 def experiment(setting, seed, tell):
