@@ -123,10 +123,10 @@ def test_a_naive_twin_of_a_time_step():
 
 
 def test_a_channel_runs_into_its_steady_profile_and_keeps_its_flow_rate():
-    channel = Channel(uniform(12), NU, still(), 1)
-    steady, u = channel.steady(), torch.ones(12, **f64)
-    dt = channel.stable_step(steady) / 2  # the start is steeper
-    for _ in range(4000):
+    channel = Channel(uniform(8), NU, still(law=Viscous()), 1)
+    steady, u = channel.steady(), torch.ones(8, **f64)
+    dt = channel.stable_step(steady)
+    for _ in range(1000):
         u = channel.advance(u, dt)
     assert float(u.mean()) == pytest.approx(1, abs=1e-12)
     torch.testing.assert_close(u, steady, rtol=0, atol=1e-6)

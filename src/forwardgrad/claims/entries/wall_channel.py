@@ -37,7 +37,7 @@ class Setting:
     sweep: tuple[int, ...] = (1, 2, 3, 4, 5)
     resolved: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
     close: float = 0.01
-    steps: int = 1500
+    steps: int = 1000
 
 
 @threads(1)  # the clock is that of one thread, so that the work must be in it
@@ -50,7 +50,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     for name, method in (("law", None), ("backprop", fg.Backprop()), ("forward", fg.ForwardGradient(16))):
         model = WallModel(generator=Generator().manual_seed(seed))
         if method is not None:
-            train(model, method, parts(Reichardt()), Training(setting.steps), seed, setting.steps)
+            train(model, method, parts(Reichardt()), Training(setting.steps), seed)
         channels[name] = Channel(uniform(setting.cells), nu, model.double().stress, setting.cell)
         tell(f"{name} trained")
     figures: dict[str, float] = {"resolved_cells": cells, "resolved_fine": abs(fine * truth.bulk_velocity**2 - 1)}

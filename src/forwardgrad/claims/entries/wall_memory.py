@@ -32,7 +32,7 @@ class Setting:
     points: int = 65_536
     widths: tuple[int, ...] = (16, 16)
     num_tangents: int = 16
-    steps: tuple[int, ...] = (10, 30, 100, 300)
+    steps: tuple[int, ...] = (10, 30, 100)
 
 
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
