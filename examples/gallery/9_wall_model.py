@@ -34,8 +34,8 @@ print(f"wall stress at Re_tau = 1000: the law is {before:.1%} off, the corrected
 assert after < 0.75 * before
 
 # %%
-# In a solver the model takes the place of the wall. Half a channel in 24 equal cells knows nothing of what happens below
-# the first centre, at :math:`y^+ = 21`; the stress is asked for at the third, at :math:`y^+ = 104`.
+# In a solver the model takes the place of the wall. Half a channel in 24 equal cells knows nothing of what happens
+# below the first centre, at :math:`y^+ = 21`; the stress is asked for at the third, at :math:`y^+ = 104`.
 
 truth = read_all("channel")[1000]
 nu = 1 / (truth.bulk_velocity * truth.friction_reynolds)  # in units of half height and bulk velocity
