@@ -70,7 +70,7 @@ def test_what_the_law_leaves_over_is_nothing_for_a_flow_that_obeys_it(tmp_path):
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice().name)
 def test_every_method_learns_and_the_same_way_twice(profiles, choice):
-    config = build_config({"task": "channel", "method": choice().name, "steps": 60, "evaluations": 3})
+    config = build_config({"task": "channel", "method": choice().name, "steps": 30, "evaluations": 2})
     splits = ChannelFlow().load()
     cost = step_cost(config, splits)
     first, second = (train_run(config, splits, 3, cost, lambda now: None) for _ in range(2))
@@ -125,5 +125,5 @@ def test_the_published_profiles(data_folder):
         assert found[number].bulk_velocity == pytest.approx(1 / u_tau, rel=1e-4)
     law = Reichardt()
     splits = split([found[number] for number in (180, 550, 2000, 5200)], found[1000], law)
-    assert [len(reynolds) for reynolds, _ in splits] == [518, 170, 121]
+    assert [len(reynolds) for reynolds, _ in splits] == [517, 171, 121]
     assert float(stress_errors(WallModel(), *splits.test).mean()) == pytest.approx(0.0306, abs=1e-4)
