@@ -29,9 +29,9 @@ def still(**options):
 
 @pytest.mark.parametrize("law", [Viscous(), Reichardt(), Reichardt(0.384)], ids=str)
 def test_a_law_is_inverted_to_the_last_bits(law):
-    """The named property: height(u+ y+) = ln y+, from deep in the viscous layer to atmospheric Reynolds numbers."""
+    """The named property: log_height(u+ y+) = ln y+, from deep in the viscous layer to atmospheric Reynolds numbers."""
     y = torch.logspace(-4, 6, 2001, **f64)
-    back = law.height(law.velocity(y) * y)
+    back = law.log_height(law.velocity(y) * y)
     assert (back - y.log()).abs().max() < 1e-12
 
 
@@ -47,7 +47,7 @@ def test_an_untrained_model_is_its_law_and_starts_from_its_generator():
     reynolds = torch.logspace(0, 4.5, 50)
     for law in (Reichardt(), Viscous()):
         model = WallModel((8,), law, Generator().manual_seed(0))
-        assert torch.equal(model(reynolds), law.height(reynolds))
+        assert torch.equal(model(reynolds), law.log_height(reynolds))
     first, again, other = (WallModel(generator=Generator().manual_seed(seed)) for seed in (1, 1, 2))
     assert torch.equal(first.net[2].weight, again.net[2].weight)
     assert not torch.equal(first.net[2].weight, other.net[2].weight)
@@ -73,7 +73,7 @@ def test_scales_drop_out():
 
 def test_beyond_its_reach_the_correction_is_that_of_the_nearest_end():
     model = trained_like()
-    correction = lambda reynolds: model(reynolds) - model.law.height(reynolds)
+    correction = lambda reynolds: model(reynolds) - model.law.log_height(reynolds)
     far = torch.tensor([1e-3, 0.5, 1e6, 1e8], **f64)
     ends = torch.tensor([1.0, 1.0, 10.5, 10.5], **f64)
     ends[2:] = ends[2:].exp()

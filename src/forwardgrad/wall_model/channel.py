@@ -31,7 +31,7 @@ def stretched(cells: int, stretch: float = 2.6) -> Tensor:
 
     Args:
         cells: N.
-        stretch: a > 0; the first of 128 cells is a 900th of the half height with 2.6.
+        stretch: a > 0; with 2.6 the first of 128 cells is a 2200th of the half height.
     """
     faces = torch.linspace(1, 0, _counted(cells) + 1, dtype=torch.float64) * stretch
     return 1 - torch.tanh(faces) / torch.tanh(torch.tensor(stretch, dtype=torch.float64))

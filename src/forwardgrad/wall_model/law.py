@@ -19,7 +19,7 @@ class Law(Protocol):
     def velocity(self, height: Tensor) -> Tensor:
         """u+ at y+, any shape."""
 
-    def height(self, reynolds: Tensor) -> Tensor:
+    def log_height(self, reynolds: Tensor) -> Tensor:
         """ln y+ at Re_y = u y / nu = u+ y+, any shape."""
 
 
@@ -31,7 +31,7 @@ class Viscous:
         """u+ at y+, any shape."""
         return height
 
-    def height(self, reynolds: Tensor) -> Tensor:
+    def log_height(self, reynolds: Tensor) -> Tensor:
         """ln y+ at Re_y, any shape."""
         return reynolds.log() / 2
 
@@ -64,7 +64,7 @@ class Reichardt:
         buffer = 1 - torch.exp(-height / 11) - height / 11 * torch.exp(-height / 3)
         return torch.log1p(self.kappa * height) / self.kappa + 7.8 * buffer
 
-    def height(self, reynolds: Tensor) -> Tensor:
+    def log_height(self, reynolds: Tensor) -> Tensor:
         """ln y+ at Re_y, any shape, by Newton's method on ln u+ + ln y+ = ln Re_y, where the curve is nearly straight.
 
         Tangents and gradients pass through the last step alone, whose derivative is that of the inverse.

@@ -57,7 +57,7 @@ class WallModel(nn.Module):
 
     def forward(self, reynolds: Tensor) -> Tensor:
         """ln y+ [..] of local Reynolds numbers Re_y = u y / nu > 0 [..]."""
-        return self.law.height(reynolds) + self.correction(reynolds)
+        return self.law.log_height(reynolds) + self.correction(reynolds)
 
     def correction(self, reynolds: Tensor) -> Tensor:
         """What the net adds to the law's ln y+ [..]; all that there is to train, so that losses may leave the law out.

@@ -37,7 +37,7 @@ class Setting:
     sweep: tuple[int, ...] = (1, 2, 3, 4, 5)
     resolved: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256, 512)
     close: float = 0.01
-    steps: int = 1000
+    steps: int = 600
 
 
 @threads(1)  # the clock is that of one thread, so that the work must be in it

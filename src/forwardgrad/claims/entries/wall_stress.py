@@ -31,7 +31,7 @@ class Setting:
     The rate had the least error on them among 3e-3, 1e-2 and 3e-2, seed 100.
     """
 
-    steps: int = 1000
+    steps: int = 600
     num_tangents: int = 16
     widths: tuple[int, ...] = (16, 16)
     lr: float = 1e-2
@@ -61,7 +61,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         tell(f"{name}: {figures[name]:.2%}")
     figures["over_law"] = figures["forward"] / figures["law"]
     reynolds, left = parts(Reichardt()).test
-    series["heights"] = (Reichardt().height(reynolds) + left).exp().tolist()
+    series["heights"] = (Reichardt().log_height(reynolds) + left).exp().tolist()
     return Finding(figures, series)
 
 

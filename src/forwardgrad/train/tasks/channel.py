@@ -80,7 +80,7 @@ def samples(profile: Profile, law: Law = _LAW) -> Batch:
     reynolds = profile.velocity * profile.wall_height
     inside = (reynolds > 1) & (profile.height < _OUTER)
     reynolds = reynolds[inside]
-    return reynolds.float(), (profile.wall_height[inside].log() - law.height(reynolds)).float()
+    return reynolds.float(), (profile.wall_height[inside].log() - law.log_height(reynolds)).float()
 
 
 def log_stress_error(model: nn.Module, reynolds: Tensor, left: Tensor) -> Tensor:
