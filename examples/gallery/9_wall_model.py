@@ -47,8 +47,8 @@ print(f"friction in the solver: {off:+.1%}")
 assert abs(off) < 0.06
 
 # %%
-# What the net has learned is one curve (right): how far a flow is from the law, which no two of the simulations agree
-# about to the last percent.
+# What the net has learned is one curve (right): how far a flow is from the law. No two simulations agree about it to the
+# last percent: in the middle of the channel the flow feels more than the wall, and at 180 there is little else.
 
 law = Reichardt()
 reynolds = torch.logspace(0, 4.3, 200, dtype=torch.float64)
@@ -66,12 +66,12 @@ for number, profile in read_all("channel").items():
     inside = (profile.wall_height > 1) & (profile.height < 0.3)
     y, v = profile.wall_height[inside], profile.velocity[inside]
     tested = number == 1000
-    name = f"{number}, not trained on" if tested else str(number)
+    name = f"{number}, not seen" if tested else str(number)
     colour = "black" if tested else plt.cm.Greys(0.25 + 0.08 * len(str(number)) + number / 2e4)
     right.plot(y, 100 * (v / law.velocity(y) - 1), color=colour, lw=2 if tested else 1.2, label=name)
-right.plot(height, 100 * (reynolds / height / law.velocity(height) - 1), color="#0072B2", ls="--", label="learned")
+right.plot(height, 100 * (reynolds / height / law.velocity(height) - 1), color="#0072B2", ls="--", label="the net")
 right.axhline(0, color="#E69F00", ls="--", lw=1)
 right.set(title="Velocity above the law, percent", xscale="log", xlim=(1, None))
 right.set_xlabel("y+", loc="left")
-right.legend(loc="lower right")
+right.legend(loc="center left", bbox_to_anchor=(1, 0.5), title="Re_tau")
 plt.show()

@@ -70,7 +70,7 @@ def test_what_the_law_leaves_over_is_nothing_for_a_flow_that_obeys_it(tmp_path):
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: choice().name)
 def test_every_method_learns_and_the_same_way_twice(profiles, choice):
-    config = build_config({"task": "channel", "method": choice().name, "steps": 30, "evaluations": 2})
+    config = build_config({"task": "channel", "method": choice().name, "steps": 40, "evaluations": 2})
     splits = ChannelFlow().load()
     cost = step_cost(config, splits)
     first, second = (train_run(config, splits, 3, cost, lambda now: None) for _ in range(2))

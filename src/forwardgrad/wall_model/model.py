@@ -67,7 +67,7 @@ class WallModel(nn.Module):
         """
         low, high = REACH
         inside = reynolds.log().clamp(low, high)
-        scaled = (2 * inside - low - high) / (high - low)  # on [-1, 1]
+        scaled = 3 * (2 * inside - low - high) / (high - low)  # on [-3, 3], so that the units of a fresh net bend inside
         return self.net(scaled.unsqueeze(-1)).squeeze(-1)
 
     def stress(self, velocity: Tensor, height: Tensor, viscosity: float) -> Tensor:
