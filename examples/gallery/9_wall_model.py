@@ -47,8 +47,8 @@ print(f"friction in the solver: {off:+.1%}")
 assert abs(off) < 0.06
 
 # %%
-# What the net has learned is one curve (right): how far a flow is from the law. No two simulations agree about it to the
-# last percent: in the middle of the channel the flow feels more than the wall, and at 180 there is little else.
+# What the net has learned is one curve (right): how far a flow is from the law. No two simulations agree about it to
+# the last percent: in the middle of the channel the flow feels more than the wall, and at 180 there is little else.
 
 law = Reichardt()
 reynolds = torch.logspace(0, 4.3, 200, dtype=torch.float64)

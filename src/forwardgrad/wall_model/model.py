@@ -67,7 +67,7 @@ class WallModel(nn.Module):
         """
         low, high = REACH
         inside = reynolds.log().clamp(low, high)
-        scaled = 3 * (2 * inside - low - high) / (high - low)  # on [-3, 3], so that the units of a fresh net bend inside
+        scaled = 3 * (2 * inside - low - high) / (high - low)  # on [-3, 3], where fresh tanh units bend
         return self.net(scaled.unsqueeze(-1)).squeeze(-1)
 
     def stress(self, velocity: Tensor, height: Tensor, viscosity: float) -> Tensor:
