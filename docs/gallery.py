@@ -4,9 +4,12 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from forwardgrad.train.tasks.profiles import SOURCE
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "gallery"
 NEEDS = {"5_transformer": ("transformers", "peft")}  # scripts that want more than the docs group and the extra `train`
+DATA = {"9_wall_model": SOURCE}  # and those that want files below FORWARDGRAD_DATA
 
 
 def config(docs: Path) -> dict:
@@ -17,6 +20,7 @@ def config(docs: Path) -> dict:
     """
     forget(docs / "gallery")
     idle = [stem for stem, needed in NEEDS.items() if not all(map(find_spec, needed))]
+    idle += [stem for stem, source in DATA.items() if not source.look().present]
     return {
         "examples_dirs": str(EXAMPLES),
         "gallery_dirs": "gallery",

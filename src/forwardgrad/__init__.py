@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import errors, exact, layers, testing
+    from forwardgrad import errors, exact, layers, testing, wall_model
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
@@ -98,7 +98,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("errors", "exact", "layers", "testing")
+_MODULES = ("errors", "exact", "layers", "testing", "wall_model")
 
 __all__ = [
     "DFA",
@@ -180,6 +180,7 @@ __all__ = [
     "suggest_lr",
     "tangent_growth",
     "testing",
+    "wall_model",
 ]
 
 __version__ = version("forwardgrad")
