@@ -1,10 +1,9 @@
 """`python -m bench` times every rival on every net; `python -m bench memory` measures memory over depth;
-`python -m bench functions` descends the test functions; `python -m bench text` fine-tunes on sentences."""
+`python -m bench functions` descends the test functions."""
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -89,22 +88,6 @@ def loop(
     from bench.loop import loop_overhead
 
     loop_overhead(console, _settle(True), rounds, save)
-
-
-@app.command()
-def text(
-    task: Annotated[str, typer.Argument(help="sst2 or ag-news.")],
-    forwards: Annotated[float, typer.Option(min=1, help="Budget of each run.")] = 1000,
-    seed: Annotated[list[int] | None, typer.Option(help="By default 0, 1 and 2.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("runs/text"),
-) -> None:
-    """Fine-tunes MiniLM with LoRA by the whole family, at equal forward passes."""
-    from bench.text import TASKS
-    from bench.text import text as study
-
-    if task not in TASKS:
-        raise typer.BadParameter(f"{task}: choose from {', '.join(TASKS)}")
-    study(console, task, forwards, seed or [0, 1, 2], out)
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ if TYPE_CHECKING:
         ControlVariate,
         DirectKolenPollack,
         ForwardGradient,
+        Neumann,
+        TruncatedUnroll,
+        TwoPhase,
     )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
@@ -74,7 +77,7 @@ _WHERE = {
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
     "methods": "DFA FDFA SPSA ActivityPerturbed Backprop CheckpointedBackprop ControlVariate DirectKolenPollack "
-    "ForwardGradient",
+    "ForwardGradient Neumann TruncatedUnroll TwoPhase",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
     "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
@@ -124,6 +127,7 @@ __all__ = [
     "ModuleObjective",
     "MomentumMixed",
     "Moonwalk",
+    "Neumann",
     "NuclearBall",
     "Objective",
     "OneSided",
@@ -140,6 +144,8 @@ __all__ = [
     "SplitDirections",
     "TangentGrowth",
     "Tangents",
+    "TruncatedUnroll",
+    "TwoPhase",
     "Unroll",
     "backward",
     "cite",

@@ -39,6 +39,7 @@ class Setting:
     every: int = 25
 
 
+_EXACT = fg.Backprop()
 RIVALS: Mapping[str, Callable[[], Method]] = {
     "backprop": fg.Backprop,
     "checkpointed": fg.CheckpointedBackprop,
@@ -63,7 +64,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     figures["cosine_more_over_fewer"] = min(more / fewer for fewer, more in pairwise(series["cosine"]))
     exact = min((trained(fg.Backprop(), lr, setting, seed) for lr in setting.exact_rates), key=lambda trial: trial[0])
     figures["loss_backprop"], series["curve_backprop"] = exact[1], exact[3]
-    ways = {f"k{k}": fg.ForwardGradient(k) for k in setting.num_tangents}
+    ways: dict[str, Method] = {f"k{k}": fg.ForwardGradient(k) for k in setting.num_tangents}
     for name, method in (ways | {name: make() for name, make in RIVALS.items()}).items():
         figures[f"kib_{name}"] = peak(method, name == "fused", setting)
     return Finding(figures, series)
@@ -92,8 +93,8 @@ def trained(method: Method, lr: float, setting: Setting, seed: int) -> tuple[flo
 def cosine(method: Method, model: nn.Module, x: Tensor, y: Tensor, key: fg.Key) -> float:
     """Of the estimate with the gradient, on this batch."""
     objective = fg.ModuleObjective(model, cross_entropy, x, y)
-    both = [flat(way(objective, objective.params, key=key).grad, objective.params) for way in (method, fg.Backprop())]
-    return float(torch.cosine_similarity(*both, dim=0))
+    seen, true = (flat(way(objective, objective.params, key=key).grad, objective.params) for way in (method, _EXACT))
+    return float(torch.cosine_similarity(seen, true, dim=0))
 
 
 def peak(method: Method, fused: bool, setting: Setting) -> float:

@@ -216,7 +216,7 @@ CLAIM = Claim(
     published="Llama2-7B 33.9 to 6.2 GB, OPT-13B 76.5 to 10.8 GB; 1.4 to 7.1 times less than backprop",
     experiment=experiment,
     settings={
-        "quick": Setting((128, 256), (1, 3), (("llama", 512, 4, 2), ("opt", 384, 5, 2))),
+        "quick": Setting((128, 256), (2, 4), (("llama", 384, 6, 2), ("opt", 384, 6, 2))),
         "record": Setting((256, 512), (2, 4), (("llama", 1024, 8, 4), ("opt", 768, 10, 4))),
         # One card of 80 GB holds the whole of Llama2-7B in single precision, and OPT-13B up to sixteen layers.
         "gpu": Setting((1024, 2048), (4, 8), (("llama", 4096, 32, 8), ("opt", 5120, 16, 8)), device="cuda"),
