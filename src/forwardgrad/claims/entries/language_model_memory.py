@@ -108,7 +108,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
 def _roomy(device: str) -> None:
     if device == "cuda" and (held := torch.cuda.get_device_properties(0).total_memory) < _CARD:
         needs, cure = "the gpu tier needs a card of 80 GB", "run the tier record, which needs none"
-        raise InputError(needs, f"one of {held / 1e9:.0f}", cure, path="spry-memory")
+        raise InputError(needs, f"one of {held / 1e9:.0f}", cure, path="language-model-memory")
 
 
 def bilinear(setting: Setting, values: list[float]) -> Callable[[int, int], float]:
@@ -162,7 +162,7 @@ def adapted(name: str, width: int, layers: int, device: str, seed: int) -> nn.Mo
         from transformers import LlamaConfig, LlamaModel, OPTConfig, OPTModel
     except ImportError as error:
         needs, cure = "nets of a language model's shape need transformers and peft", "pip install 'forwardgrad[hf]'"
-        raise MissingExtraError(needs, f"no {error.name}", cure, path="spry-memory") from error
+        raise MissingExtraError(needs, f"no {error.name}", cure, path="language-model-memory") from error
     common = {"vocab_size": _VOCABULARY, "hidden_size": width, "num_hidden_layers": layers, "pad_token_id": 0}
     common |= {"num_attention_heads": width // _HEAD, "attn_implementation": "eager", "bos_token_id": 1}
     with torch.random.fork_rng(devices=[]), torch.device(device):
@@ -209,7 +209,7 @@ def draw(record: ClaimRecord) -> Figure:
 
 
 CLAIM = Claim(
-    id="spry-memory",
+    id="language-model-memory",
     paper="2405.15551",
     sentence="Tuned by forward gradients, the adapters of Llama2-7B fit into 6.2 GB in place of backprop's 33.9, those "
     "of OPT-13B into 10.8 in place of 76.5.",
