@@ -124,7 +124,8 @@ def draw(record: ClaimRecord) -> Figure:
     import numpy as np
 
     with plt.style.context("forwardgrad.train.look"):
-        figure, grid = plt.subplots(len(NAMES), _CLASSES, figsize=(8.4, 4.4))
+        figure, grid = plt.subplots(len(NAMES), _CLASSES, figsize=(9.0, 4.7))
+        figure.suptitle("Ten pictures, and what a net that sees them alone reads of the test part", fontweight="bold")
         for row, (name, label) in zip(grid, NAMES.items(), strict=True):
             pictures = np.array(record.series(f"pictures_{name}")[0]).reshape(_CLASSES, _SIDE, _SIDE)
             mean = np.mean(record.figures()[name])

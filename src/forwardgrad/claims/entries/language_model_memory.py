@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -84,7 +84,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     figures: dict[str, float] = {}
     series: dict[str, list[float]] = {}
     for name, shape in MODELS.items():
-        known = {way: [] for way in WAYS}
+        known: dict[str, list[float]] = {way: [] for way in WAYS}
         for width, layers in product(setting.widths, setting.depths):
             tell(f"{name}, {layers} layers of {width}")
             for way, bytes_held in peaks(name, width, layers, 1, setting.device, seed).items():
@@ -163,12 +163,17 @@ def adapted(name: str, width: int, layers: int, device: str, seed: int) -> nn.Mo
     except ImportError as error:
         needs, cure = "nets of a language model's shape need transformers and peft", "pip install 'forwardgrad[hf]'"
         raise MissingExtraError(needs, f"no {error.name}", cure, path="language-model-memory") from error
-    common = {"vocab_size": _VOCABULARY, "hidden_size": width, "num_hidden_layers": layers, "pad_token_id": 0}
+    common: dict[str, Any] = {
+        "vocab_size": _VOCABULARY,
+        "hidden_size": width,
+        "num_hidden_layers": layers,
+        "pad_token_id": 0,
+    }
     common |= {"num_attention_heads": width // _HEAD, "attn_implementation": "eager", "bos_token_id": 1}
     with torch.random.fork_rng(devices=[]), torch.device(device):
         torch.manual_seed(seed)
         if name == "llama":
-            body = LlamaModel(LlamaConfig(**common, intermediate_size=width * 43 // 16, eos_token_id=2))
+            body: nn.Module = LlamaModel(LlamaConfig(**common, intermediate_size=width * 43 // 16, eos_token_id=2))
         else:
             config = OPTConfig(**common, ffn_dim=4 * width, word_embed_proj_dim=width, dropout=0.0, eos_token_id=2)
             body = OPTModel(config)
@@ -196,8 +201,9 @@ def draw(record: ClaimRecord) -> Figure:
             shape = MODELS[model]
             for place, (way, (_, colour)) in enumerate(names.items()):
                 held = figures[f"{model}_{way}_gb"]
+                end = max(held, shape.forward if way == "forward" else 0)
                 axes.barh(-place, held, height=0.55, color=colour)
-                axes.annotate(f"{held:.1f}", (held, -place), (8, 0), textcoords="offset points", va="center")
+                axes.annotate(f"{held:.1f}", (end, -place), (8, 0), textcoords="offset points", va="center")
             for place, known in ((0, shape.backprop), (-3, shape.forward)):
                 axes.plot([known] * 2, [place - 0.38, place + 0.38], color="#D55E00", lw=2.2)
             axes.axvline(shape.parameters / 2e9, color="#8a8a8a", lw=1, ls=":")

@@ -60,7 +60,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
 def trained(
     name: str, setting: Setting, seed: int, train: tuple[Tensor, Tensor], test: tuple[Tensor, ...]
 ) -> tuple[list[float], float]:
-    """Test error after every epoch, and the mean cosine with the true gradient of the first matrix, first steps."""
+    """Test error after every epoch; the mean cosine with the true gradient of the first matrix in the first steps."""
     generator = Generator().manual_seed(seed)
     w = start(setting, generator)
     optimizer = torch.optim.Adam(w.values(), lr=setting.rate)
@@ -71,7 +71,7 @@ def trained(
             batch = train[0][rows], train[1][rows]
             optimizer.param_groups[0]["lr"] = setting.rate * (1 - step / steps)
             grad = gradient(name, w, *batch, fg.Key(seed, step))
-            if step < 20:
+            if 0 < step <= 20:  # at first the head is zero, and so are all signals
                 exact = gradient("backprop", w, *batch, fg.Key(seed, step))
                 cosines.append(float(torch.cosine_similarity(grad["first"].view(-1), exact["first"].view(-1), dim=0)))
             for key, p in w.items():
@@ -155,14 +155,14 @@ def draw(record: ClaimRecord) -> Figure:
     colours = {"backprop": "#2b2b2b", "local": "#0072B2", "activity": "#E69F00"}
     with plt.style.context("forwardgrad.train.look"):
         figure, axes = plt.subplots(figsize=(7.6, 4.0))
-        for name in reversed(NAMES):
+        for name in reversed(list(NAMES)):
             mean = 100 * np.mean(record.series(name), axis=0)
             label = f"{NAMES[name]} {mean[-1]:.1f}"
             axes.plot(range(1, len(mean) + 1), mean, color=colours[name], marker="o", label=label)
         axes.set(title="MNIST, test error in percent", ylim=(0, None))
         axes.set_xlabel("epochs", loc="left")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="upper right")
+        axes.set_xticks(range(1, record.setting["epochs"] + 1, max(1, record.setting["epochs"] // 6)))
+        axes.legend(loc="lower left")
     return figure
 
 

@@ -65,8 +65,8 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     exact = min((trained(fg.Backprop(), lr, setting, seed) for lr in setting.exact_rates), key=lambda trial: trial[0])
     figures["loss_backprop"], series["curve_backprop"] = exact[1], exact[3]
     ways: dict[str, Method] = {f"k{k}": fg.ForwardGradient(k) for k in setting.num_tangents}
-    for name, method in (ways | {name: make() for name, make in RIVALS.items()}).items():
-        figures[f"kib_{name}"] = peak(method, name == "fused", setting)
+    for name, way in (ways | {name: make() for name, make in RIVALS.items()}).items():
+        figures[f"kib_{name}"] = peak(way, name == "fused", setting)
     return Finding(figures, series)
 
 
