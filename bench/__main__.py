@@ -1,5 +1,6 @@
 """`python -m bench` times every rival on every net; `python -m bench memory` measures memory over depth;
-`python -m bench functions` descends the test functions."""
+`python -m bench functions` descends the test functions; `python -m bench attention` looks at long sequences, and
+`python -m bench step` at a step with its update."""
 
 from __future__ import annotations
 
@@ -66,6 +67,32 @@ def memory(
     from bench.depth import memory_over_depth
 
     memory_over_depth(console, _settle(keep_pages), depth or [6, 12, 24, 48], save)
+
+
+@app.command()
+def attention(
+    timed: Annotated[list[int] | None, typer.Option(help="Tokens; by default 512 and 2,048.")] = None,
+    counted: Annotated[list[int] | None, typer.Option(help="Tokens; by default 512 to 16,384.")] = None,
+    keep_pages: Allocator = True,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Time and memory of attention over the length of the sequence."""
+    from bench.attention import attention as measure
+
+    counted = counted or [512, 1024, 2048, 4096, 8192, 16384]
+    measure(console, _settle(keep_pages), timed or [512, 2048], counted, save)
+
+
+@app.command()
+def step(
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the best one counts.")] = 7,
+    keep_pages: Allocator = True,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Times whole steps, the update among them."""
+    from bench.step import whole_step
+
+    whole_step(console, _settle(keep_pages), rounds, save)
 
 
 @app.command()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
+    from forwardgrad.compiled import CompiledBackward
     from forwardgrad.diagnosis import doctor
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
@@ -68,6 +69,7 @@ _WHERE = {
     "bilevel": "TangentGrowth Unroll tangent_growth",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
+    "compiled": "CompiledBackward",
     "diagnosis": "doctor",
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
@@ -102,6 +104,7 @@ __all__ = [
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "CompiledBackward",
     "ConstraintSet",
     "Control",
     "ControlVariate",
