@@ -8,8 +8,9 @@ from forwardgrad.train.tasks.profiles import SOURCE
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "gallery"
-NEEDS = {"5_transformer": ("transformers", "peft")}  # scripts that want more than the docs group and the extra `train`
-DATA = {"9_wall_model": SOURCE}  # and those that want files below FORWARDGRAD_DATA
+# Scripts that want more than the docs group and the extra `train`, and those that want files below FORWARDGRAD_DATA.
+NEEDS = {"5_transformer": ("transformers", "peft"), "9_black_box": ("scipy", "pyamg")}
+DATA = {"9_wall_model": SOURCE}
 
 
 def config(docs: Path) -> dict:

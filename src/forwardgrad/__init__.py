@@ -10,8 +10,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import errors, exact, layers, testing, wall_model
+    from forwardgrad import blackbox, errors, exact, layers, testing, wall_model
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
+    from forwardgrad.blackbox import BlackBox, Surrogate, SurrogateControl
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
     from forwardgrad.compiled import CompiledBackward
@@ -75,6 +76,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "bilevel": "TangentGrowth Unroll tangent_growth",
+    "blackbox": "BlackBox Surrogate SurrogateControl",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
     "compiled": "CompiledBackward",
@@ -98,7 +100,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("errors", "exact", "layers", "testing", "wall_model")
+_MODULES = ("blackbox", "errors", "exact", "layers", "testing", "wall_model")
 
 __all__ = [
     "DFA",
@@ -108,6 +110,7 @@ __all__ = [
     "ActivityPerturbed",
     "Apply",
     "Backprop",
+    "BlackBox",
     "Box",
     "Central",
     "Chained",
@@ -159,12 +162,15 @@ __all__ = [
     "Sparse",
     "Sphere",
     "SplitDirections",
+    "Surrogate",
+    "SurrogateControl",
     "TangentGrowth",
     "Tangents",
     "TruncatedUnroll",
     "TwoPhase",
     "Unroll",
     "backward",
+    "blackbox",
     "cite",
     "doctor",
     "errors",

@@ -46,6 +46,12 @@ _BIBTEX = {
   journal={arXiv preprint arXiv:2406.14095},
   year={2024}
 }""",
+    "2405.02952": """@article{arisaka2024accelerating,
+  title={Accelerating Legacy Numerical Solvers by Non-intrusive Gradient-based Meta-solving},
+  author={Arisaka, Sohei and Li, Qianxiao},
+  journal={arXiv preprint arXiv:2405.02952},
+  year={2024}
+}""",
     "1604.06174": """@article{chen2016training,
   title={Training Deep Nets with Sublinear Memory Cost},
   author={Chen, Tianqi and Xu, Bing and Zhang, Chiyuan and Guestrin, Carlos},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+import sys
 from dataclasses import dataclass, replace
 
 import pytest
@@ -156,7 +157,7 @@ def test_a_claim_that_borrows_from_another_depends_on_it():
         assert set(borrowed.findall(source)) <= set(claim.depends), claim.id
 
 
-def test_the_command_lists_runs_and_skips(tmp_path):
+def test_the_command_lists_runs_and_skips(tmp_path, monkeypatch):
     def call(*arguments: object):
         return CliRunner().invoke(app, ["claims", *map(str, arguments)], env={"COLUMNS": "100", "NO_COLOR": "1"})
 
@@ -168,6 +169,11 @@ def test_the_command_lists_runs_and_skips(tmp_path):
     assert row["tier"] == "quick" and not row["stale"] and row["verdict"] == "reproduced"
     skipped = call("run", "forward-gradient-bf16", "--records", tmp_path, "--tier", "record")
     assert skipped.exit_code == 0 and "has no tier record" in skipped.output
+    monkeypatch.setitem(sys.modules, "petsc4py", None)
+    lacking = call("run", "blackbox-petsc", "--records", tmp_path)
+    assert lacking.exit_code == 0 and "Skipped: blackbox-petsc needs petsc4py; pip install forwardgrad[petsc]" in (
+        lacking.output
+    )
     unknown = call("run", "forward-gradient-bf61", "--records", tmp_path)
     assert unknown.exit_code == 2 and "`forward-gradient-bf16`" in unknown.output
 

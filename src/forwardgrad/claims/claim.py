@@ -95,6 +95,8 @@ class Claim:
             the tier gpu, where there is one, as much of it as one large card can do.
         draw: draws the record's picture for the page of claims. It lies in the claim's own file under this name, so
             that the record outlives a change of it; None only while there is none yet.
+        packages: what the experiment imports beyond the library's own needs, by name, the extra that installs it. Where
+            one is missing the claim is skipped.
     """
 
     id: str
@@ -107,6 +109,7 @@ class Claim:
     headline: str
     seeds: Mapping[Tier, tuple[int, ...]] = field(default_factory=dict)
     depends: tuple[str, ...] = ()
+    packages: Mapping[str, str] = field(default_factory=dict)
     beyond: str = ""
     draw: Callable[[ClaimRecord], Figure] | None = None
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib.util import find_spec
 
 import torch
 
@@ -14,6 +15,7 @@ from forwardgrad.claims.fingerprint import fingerprint
 from forwardgrad.claims.record import ClaimRecord, SeedRecord, file_name, read_record
 from forwardgrad.errors import InputError, NonFiniteError
 from forwardgrad.train.output import OutputFolder
+from forwardgrad.train.record import versions
 
 
 def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimRecord:
@@ -34,7 +36,13 @@ def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimReco
     if tier not in claim.settings:
         found, cure = f"none named {tier}", f"choose {' or '.join(claim.settings)}"
         raise InputError("a run needs one of the claim's tiers", found, cure, path=claim.id)
-    fresh = ClaimRecord(claim=claim.id, tier=tier, setting=asdict(claim.settings[tier]), fingerprint=fingerprint(claim))
+    fresh = ClaimRecord(
+        claim=claim.id,
+        tier=tier,
+        setting=asdict(claim.settings[tier]),
+        fingerprint=fingerprint(claim),
+        versions=versions() | versions(tuple(claim.packages)),
+    )
     record = _continued(fresh, output)
     for seed in claim.seeds_of(tier):
         if seed in record.runs:
@@ -50,6 +58,13 @@ def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimReco
 
 def _of_seed(tell: Tell, seed: int, text: str) -> None:
     tell(f"seed {seed}: {text}")
+
+
+def lacking(claim: Claim) -> str:
+    """What an experiment needs and this installation has not, with its cure; empty where it has all."""
+    missing = {name: extra for name, extra in claim.packages.items() if find_spec(name) is None}
+    extras = ",".join(dict.fromkeys(missing.values()))
+    return f"{claim.id} needs {' and '.join(missing)}; pip install forwardgrad[{extras}]" if missing else ""
 
 
 def unavailable(tier: Tier) -> str:

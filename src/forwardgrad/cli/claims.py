@@ -66,7 +66,7 @@ def run_claims(
     forwardgrad claims run all --tier record
     """
     from forwardgrad.claims import named, run
-    from forwardgrad.claims.run import unavailable
+    from forwardgrad.claims.run import lacking, unavailable
     from forwardgrad.claims.table import ledger_table, rows
     from forwardgrad.errors import MissingExtraError
     from forwardgrad.train.output import OutputFolder
@@ -75,10 +75,11 @@ def run_claims(
     if reason := unavailable(tier.value):
         console.print(f"Skipped: the tier {tier} cannot run, {reason}.")
         return
-    here = [claim for claim in chosen if tier.value in claim.settings]
+    here = [claim for claim in chosen if tier.value in claim.settings and not lacking(claim)]
     for claim in chosen:
         if claim not in here:
-            console.print(f"Skipped: {claim.id} has no tier {tier}.", highlight=False)
+            reason = lacking(claim) if tier.value in claim.settings else f"{claim.id} has no tier {tier}"
+            console.print(f"Skipped: {reason}.", highlight=False, markup=False, soft_wrap=True)
     output = OutputFolder(records).ready()
     done = []
     for claim in here:

@@ -13,6 +13,7 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
+from forwardgrad.blackbox import Surrogate, SurrogateControl
 from forwardgrad.combine import Combine, Mean, Project
 from forwardgrad.estimate import Deliver, Estimate, Method
 from forwardgrad.exact import PureMoonwalk
@@ -254,6 +255,17 @@ def error_halved(objective: Objective, params: Params, key: Key | None) -> Estim
     return estimate._replace(grad={name: g / 2 for name, g in estimate.grad.items()})
 
 
+def learned_first(objective: Objective, params: Params, key: Key | None) -> Estimate:
+    """A surrogate that has seen the draw around which it is asked: its slope along v is right, and only that."""
+    key, n = key if key is not None else Key.draw(), sum(p.numel() for p in params.values())
+    net = nn.utils.skip_init(nn.Linear, n, 1, bias=False, dtype=torch.float64)
+    nn.init.zeros_(net.weight)
+    method = SurrogateControl(Surrogate(net, steps=100), slope="jvp")
+    for _ in range(2):
+        method(objective, params, key=key)
+    return method(objective, params, key=key)
+
+
 def in_half_precision(g: Tensor) -> Tensor:
     """Rounded to bfloat16 on the way."""
     return g.bfloat16().to(g.dtype)
@@ -297,6 +309,7 @@ MUTANTS: tuple[Mutant, ...] = (
     _mutant("a parameter's term missing", _forward(slope=Measured(without_biases)), "unbiased"),
     _mutant("step not doubled", _forward(_FEW, slope=Measured(step_not_doubled)), "unbiased"),
     _mutant("guess not subtracted", _combined(guess_not_subtracted), "unbiased"),
+    _mutant("surrogate learned first", _around(learned_first), "unbiased", draws=20),
     _mutant("draw with mean 0.05", _distorted(Gaussian(), lambda name, v: v + 0.05), "unbiased"),
     _mutant("draw with variance 1.1", _distorted(Rademacher(), lambda name, v: 1.1**0.5 * v), "unbiased"),
     _mutant(

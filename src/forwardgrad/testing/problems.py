@@ -68,6 +68,18 @@ def bowl() -> Problem:
     return Problem(model, half_mean_square, (x, x @ target[:, :8].T + target[:, 8]))
 
 
+class Lump(nn.Module):
+    r"""A surrogate's net for any size, :math:`\tfrac a2 |x - m|^2` with a and m to be learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+        self.m = nn.Parameter(torch.tensor(0.0, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a / 2 * (x - self.m).square().sum(-1)
+
+
 def half_mean_square(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """Half the squared distance, summed over outputs and averaged over the batch."""
     return (model(x) - y).square().sum(1).mean() / 2

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from forwardgrad.blackbox import Surrogate, SurrogateControl
 from forwardgrad.combine import Control
 from forwardgrad.estimate import Method
 from forwardgrad.exact import Moonwalk, PureMoonwalk
@@ -33,7 +34,7 @@ from forwardgrad.tangents import Gaussian, Key, MomentumMixed, RankOneRademacher
 from forwardgrad.testing.chains import calm, stack
 from forwardgrad.testing.contract import ANYTHING, Contract
 from forwardgrad.testing.loops import LOOP, loop
-from forwardgrad.testing.problems import BOWL, bowl
+from forwardgrad.testing.problems import BOWL, Lump, bowl
 
 _K = 512  # many tangents are many draws of one: the tests of mean and variance see more at the same price
 _HALF = BOWL // 2
@@ -106,6 +107,13 @@ def _guess() -> dict[str, Tensor]:
     model, loss_fn, *batch = bowl().arguments
     grads = torch.autograd.grad(loss_fn(model, *batch), list(model.parameters()))
     return {name: g / 2 for (name, _), g in zip(model.named_parameters(), grads, strict=True)}
+
+
+def _left() -> float:
+    """|g - h|^2 / |g|^2 on the bowl, around a `Lump` that has learned nothing."""
+    params, guess = {name: p.detach() for name, p in bowl().objective.params.items()}, _guess()
+    left = sum(float((2 * half - params[name] / 2).square().sum()) for name, half in guess.items())
+    return left / sum(float((2 * half).square().sum()) for half in guess.values())
 
 
 def _remembering() -> ControlVariate:
@@ -213,6 +221,24 @@ CONTRACT: tuple[Contract, ...] = (
     ),
     Contract("control variate", _remembering, variance=(BOWL - 1) / _K / 4, descends=False),
     _shrunk("control variate, from nothing", lambda: ControlVariate(_K), 1 + (BOWL - 1) / _K, rate=0.2),
+    Contract(
+        "surrogate control",
+        lambda: SurrogateControl(Surrogate(Lump()), num_tangents=_FEW, slope="jvp"),
+        variance=(BOWL - 1) / _FEW * _left(),
+        passes=(0.9 * (1 + 2 * _FEW), 1.05 * (1 + 2 * _FEW)),
+        tape=ANYTHING,  # the surrogate's own
+        rate=0.05,
+    ),
+    Contract(
+        "surrogate control, values only",
+        lambda: SurrogateControl(Surrogate(Lump()), num_tangents=_FEW),
+        variance=(BOWL - 1) / _FEW * _left(),
+        dtypes=_SIGNALLESS,
+        passes=(0.95 * 2 * _FEW, 1.1 * 2 * _FEW),
+        tape=ANYTHING,
+        buffers=0.01,
+        rate=0.05,
+    ),
     Contract(
         "moonwalk",
         Moonwalk,
