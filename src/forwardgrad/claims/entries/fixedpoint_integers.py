@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,6 +14,11 @@ import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.claims.entries import fixedpoint_adapts
 from forwardgrad.fixedpoint.arithmetic import Saturation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -44,6 +50,16 @@ TAINTS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+TYPES = ("bool", "int8", "int16", "int32", "int64", "floating")
+
+
+def given(trace: fg.DtypeTrace, name: str) -> int:
+    """How many operations gave numbers of a type, the first one where they gave several."""
+    if name == "floating":
+        return sum(trace.floating.values())
+    return sum(count for op, count in trace.operations.items() if next(iter(op.outputs), "") == name)
+
+
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """The types of every operation of a step, forward passes, votes and update; and of steps with one that is wrong."""
     generator = Generator().manual_seed(seed)
@@ -66,7 +82,9 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     traces = {name: _traced(setting, model, x, y, 16, Tainted(10, taint)) for name, taint in TAINTS.items()}
     figures["tainted"] = len(traces)
     figures["missed"] = sum(not trace.floating for trace in traces.values())
-    return Finding(figures)
+    series = {name: [float(given(trace, name)) for trace in steps.values()] for name in TYPES}
+    series["tainted"] = [float(sum(trace.floating.values())) for trace in traces.values()]
+    return Finding(figures, series)
 
 
 def _traced(
@@ -78,6 +96,34 @@ def _traced(
     with fg.DtypeTrace() as trace:
         net.descend(method(objective, objective.params, key=fg.Key(0)), 9)
     return trace
+
+
+def draw(record: ClaimRecord) -> Figure:
+    """Operations of a step by the type that they give, and what the trace saw of steps that were tampered with.
+
+    Args:
+        record: of this claim.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 3.6), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    for place, name in enumerate(TYPES):
+        for half, (bits, colour) in enumerate((("16-bit weights", "#0072B2"), ("8-bit weights", "#56B4E9"))):
+            count, y = record.series(name)[0][half], place + 0.36 * half
+            left.barh(y, count, height=0.34, color=colour, label=bits if place == 0 else None)
+            left.annotate(f"{count:.0f}", (count, y), xytext=(3, 0), textcoords="offset points", va="center", size=8)
+    left.set_yticks([place + 0.18 for place in range(len(TYPES))], TYPES)
+    left.set(title="Operations of a step, by what they give")
+    left.margins(x=0.15)
+    left.legend(frameon=False, loc="upper right")
+    right.barh(range(len(TAINTS)), record.series("tainted")[0], height=0.6, color="#D55E00")
+    right.set_yticks(range(len(TAINTS)), TAINTS)
+    right.set(title="Floating ones seen after a taint")
+    for axes in (left, right):
+        axes.invert_yaxis()
+        axes.grid(visible=False, axis="y")
+    return figure
 
 
 CLAIM = Claim(
@@ -97,4 +143,5 @@ CLAIM = Claim(
     "floating-point number in or out, {reads:.0f} reads, all matrix products in int32; of {tainted:.0f} steps with one "
     "such operation {missed:.0f} were missed",
     depends=("forwardgrad.fixedpoint.trace", *fixedpoint_adapts.CLAIM.depends),
+    draw=draw,
 )
