@@ -119,7 +119,7 @@ def draw(record: ClaimRecord) -> Figure:
     left.legend(frameon=False, loc="upper right")
     right.barh(range(len(TAINTS)), record.series("tainted")[0], height=0.6, color="#D55E00")
     right.set_yticks(range(len(TAINTS)), TAINTS)
-    right.set(title="Floating ones seen after a taint")
+    right.set(title="Floating, if tainted")
     for axes in (left, right):
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
