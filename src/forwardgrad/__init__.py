@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import errors, exact, layers, testing
+    from forwardgrad import errors, exact, federated, layers, testing
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
     from forwardgrad.exact import Moonwalk, PureMoonwalk
+    from forwardgrad.federated import Spry
     from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
@@ -69,6 +70,7 @@ _WHERE = {
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
     "exact": "Moonwalk PureMoonwalk",
+    "federated": "Spry",
     "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
@@ -84,7 +86,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("errors", "exact", "layers", "testing")
+_MODULES = ("errors", "exact", "federated", "layers", "testing")
 
 __all__ = [
     "DFA",
@@ -138,6 +140,7 @@ __all__ = [
     "Sparse",
     "Sphere",
     "SplitDirections",
+    "Spry",
     "TangentGrowth",
     "Tangents",
     "Unroll",
@@ -146,6 +149,7 @@ __all__ = [
     "doctor",
     "errors",
     "exact",
+    "federated",
     "forward_baseline",
     "inner_gradient",
     "layers",

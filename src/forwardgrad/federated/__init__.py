@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from forwardgrad.federated.coordinator import Coordinator
 from forwardgrad.federated.flower import Federation, client_app, server_app
+from forwardgrad.federated.partition import dirichlet_partition
 from forwardgrad.federated.replica import Replica
 from forwardgrad.federated.rounds import Answer, Closed, Order
 from forwardgrad.federated.split import EveryLayer, LayerSplit, Split
@@ -21,5 +22,6 @@ __all__ = [
     "Split",
     "Spry",
     "client_app",
+    "dirichlet_partition",
     "server_app",
 ]
