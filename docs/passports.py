@@ -8,7 +8,7 @@ from pathlib import Path
 from docstrings import escaped
 
 import forwardgrad as fg
-from forwardgrad import exact, methods, optim
+from forwardgrad import exact, federated, methods, optim
 
 PAGE = """\
 {name}
@@ -33,7 +33,7 @@ ROW = """\
 
 def classes() -> Iterator[type]:
     """The classes of the rooms that carry a passport, in the order of their names."""
-    for _, value in sorted((vars(methods) | vars(exact) | vars(optim)).items()):
+    for _, value in sorted((vars(methods) | vars(exact) | vars(federated) | vars(optim)).items()):
         if inspect.isclass(value) and getattr(value, "passport", None) is not None:
             yield value
 

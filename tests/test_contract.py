@@ -7,13 +7,13 @@ import inspect
 import pytest
 
 import forwardgrad as fg
-from forwardgrad import exact, methods
+from forwardgrad import exact, federated, methods
 from forwardgrad.testing import CONTRACT, Contract, check_contract, theorems
 
 CASES = [pytest.param(theorem, id=f"{row.name}: {name}") for row in CONTRACT for name, theorem in theorems(row).items()]
 METHODS = [
     value
-    for room in (methods, exact)
+    for room in (methods, exact, federated)
     for value in vars(room).values()
     if inspect.isclass(value) and hasattr(value, "passport")
 ]

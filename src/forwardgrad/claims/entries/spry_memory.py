@@ -95,7 +95,7 @@ CLAIM = Claim(
     id="spry-memory",
     paper="2405.15551",
     sentence="A client holds 1.4 to 7.1 times less than with backpropagation.",
-    published="1.4 to 7.1 times less, weights counted in (Llama2-7B 33.9 to 6.2 GB)",
+    published="1.4 to 7.1 times less; Llama2-7B 33.9 to 6.2 GB",
     experiment=experiment,
     settings={"quick": Setting(), "record": Setting(rows=8, tokens=256)},
     checks=(Check("over_backprop", at_least=1.4),),
