@@ -232,7 +232,6 @@ CONTRACT: tuple[Contract, ...] = (
         lambda: Spry(4, ForwardGradient(_K // 4)),
         variance=(BOWL - 1) / _K,
         passes=(4.0, 4 * 1.05 * (1 + _K // 4)),
-        buffers=0.01,
     ),
     Contract(
         "averaged over clients",
@@ -240,7 +239,6 @@ CONTRACT: tuple[Contract, ...] = (
         variance=(BOWL - 1) / 2,
         passes=(2 * 1.8, 2 * 2.1),
         peak=(1, 2.7),
-        buffers=0.01,
     ),
     _fed_back("learned feedback", FDFA, (5, 6.1)),  # on the tower a feedback matrix is as large as a layer
     _fed_back("activity-perturbed", ActivityPerturbed, (3.5, 4.1)),

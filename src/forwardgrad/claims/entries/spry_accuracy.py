@@ -31,16 +31,16 @@ class Setting:
     best accuracy on texts of the training part in a few tries.
     """
 
-    train: int = 400
-    test: int = 400
+    train: int = 200
+    test: int = 200
     tokens: int = 24
     adapted: int = 1
-    clients: int = 8
+    clients: int = 6
     alpha: float = 1.0
     rows: int = 8
-    rounds: int = 40
-    tangents: int = 4
-    local: int = 2
+    rounds: int = 32
+    tangents: int = 3
+    local: int = 1
     judged: int = 4
     spry: float = 0.02
     zeroth: float = 0.02

@@ -34,9 +34,10 @@ class Setting:
     alphas: tuple[float, ...] = (100.0, 10.0, 1.0, 0.1)
     layers: int = 4
     width: int = 32
-    partitions: int = 6
-    tangents: int = 1024
+    partitions: int = 4
+    tangents: int = 256
     steps: int = 60
+    looked_at: int = 256
 
 
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
@@ -67,10 +68,10 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         figures[f"turning_{_named(alpha)}"] = sum(turning) / len(turning)
     biases = [figures[f"bias_{_named(alpha)}"] for alpha in setting.alphas]
     figures["least_growth"] = min(b / a for a, b in pairwise(biases))
-    f = ModuleObjective(net, cross_entropy, images, labels)
     figures["alike"] = _distance(expected([pooled] * setting.clients, [1] * setting.clients, names, 0), pooled)
+    f = ModuleObjective(net, cross_entropy, images[: setting.looked_at], labels[: setting.looked_at])
     estimate = Spry(setting.clients, fg.ForwardGradient(setting.tangents, chunk_size=64))(f, f.params, key=fg.Key(seed))
-    figures["law"] = _law(estimate.grad, pooled, setting)
+    figures["law"] = _law(dict(estimate.grad), _flat(f), setting)
     turning_all = [figures[f"turning_{_named(alpha)}"] for alpha in setting.alphas]
     return Finding(figures, {"alphas": list(setting.alphas), "bias": biases, "turning": turning_all})
 
@@ -135,8 +136,8 @@ CLAIM = Claim(
     sentence="The estimate of the global gradient is unbiased where clients are alike; unlike data adds a bias.",
     published="unbiased under homogeneous data",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(partitions=50, tangents=16_384)},
-    seeds={"quick": (0, 1), "record": (0, 1, 2)},
+    settings={"quick": Setting(), "record": Setting(partitions=50, tangents=16_384, looked_at=1000)},
+    seeds={"record": (0, 1, 2)},
     checks=(
         Check("alike", at_most=1e-6),
         Check("law", at_least=0.7, at_most=1.4),

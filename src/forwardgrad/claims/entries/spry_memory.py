@@ -21,7 +21,7 @@ from forwardgrad.train.tasks.minilm import TextClassifier
 class Setting:
     """MiniLM's shape with adapters of rank one on query and value, weights drawn; ten clients of a round."""
 
-    rows: int = 4
+    rows: int = 2
     tokens: int = 64
     layers: int = 6
     width: int = 384
