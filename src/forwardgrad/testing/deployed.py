@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import Tensor
 
 _HOST = "127.0.0.1"
 _STARTING = 20.0  # seconds between the SuperLink and its SuperNodes
+_ENDING = 1.0  # seconds that the processes of an ended one have to end too
 _APP = """
 from pathlib import Path
 import torch
@@ -117,18 +118,19 @@ def run_deployed(
 def _ended(command: tuple[str, ...], folder: Path, environment: dict[str, str]) -> Iterator[None]:
     """A process that is ended, with what it has started, whatever happens."""
     with (folder / f"{time.monotonic_ns()}.{command[0]}.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        # A session of its own, since a SuperNode starts processes too, and they are to end with it.
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+        )
         try:
             yield
         finally:
-            mine = psutil.Process(process.pid)
-            family = [mine, *mine.children(recursive=True)] if process.poll() is None else []
-            for member in family:
-                member.terminate()
-            _, left = psutil.wait_procs(family, timeout=10)
-            for member in left:
-                member.kill()
-            process.wait()
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=10)
+                time.sleep(_ENDING)
 
 
 def _free_ports(count: int) -> list[int]:
@@ -140,4 +142,4 @@ def _free_ports(count: int) -> list[int]:
 
 
 def _loopback() -> int:
-    return int(psutil.net_io_counters(pernic=True)["lo"].bytes_sent)
+    return int(Path("/sys/class/net/lo/statistics/tx_bytes").read_text())

@@ -47,7 +47,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
 
         server, took = run_deployed(__name__, setting, seed, setting.clients, tell)
     sizes = _in_process(setting, seed, server if not setting.deployed else [], tell)
-    start = list(federation(setting, seed).replica().params.values())
+    start = [p.detach() for p in federation(setting, seed).replica().params.values()]
     # Which SuperNode got which place in the rounds is decided by Flower's random numbers of nodes.
     places = permutations(range(setting.clients)) if setting.deployed else [tuple(range(setting.clients))]
     by_places = [single_process(setting, seed, order) for order in places]
