@@ -26,6 +26,7 @@ REASONS = {
     "jinja2": "the report, a page",
     "tensorboard": "event files: their format is read by others",
     "typer": "the command; its help text is tested",
+    "click": "the last that typer 0.20 uses without a warning of deprecation",
     "scikit-learn": "the digits: accuracies depend on the split it makes",
     "matplotlib": "the picture at the end of a run",
     "optuna": "the search for learning rates: which ones it tries depends on its version",

@@ -2,7 +2,7 @@ r"""
 Keys down, slopes up
 ====================
 
-Ten clients hold digits that must stay with them, and not the same digits. Together they train the adapters of a frozen
+Six clients hold digits that must stay with them, and not the same digits. Together they train the adapters of a frozen
 net: each pushes tangents of its own layers, :math:`c_{mk} = \nabla f_m \cdot v_{mk}`, and sends the slopes. Tangents
 come from a key that all have, so that everyone takes the same step.
 """
@@ -20,12 +20,12 @@ torch.set_num_threads(1)
 
 splits = Digits().load()
 (x, y), (test_x, test_y) = ((part[0].flatten(1), part[1]) for part in (splits.train, splits.test))
-clients, rounds, K = 10, 150, 4
-parts = dirichlet_partition(y, clients, alpha=0.3, seed=4)
+clients, rounds, K = 6, 105, 16
+parts = dirichlet_partition(y, clients, alpha=1.0, seed=4)
 
 
 def build():
-    return adapted(layers=4, inputs=64, width=32, classes=10, seed=0)
+    return adapted(layers=2, inputs=64, width=32, classes=10, seed=0)
 
 
 def batch(client, step):
@@ -64,7 +64,7 @@ def trained(rule, lr):
 server, curves = None, {}
 server, curves["layers split among clients"] = trained(Spry(method=fg.ForwardGradient(K)), 0.02)
 _, curves["all layers, zeroth-order"] = trained(
-    Spry(method=fg.ForwardGradient(1, slope="central"), split=EveryLayer()), 0.02
+    Spry(method=fg.ForwardGradient(slope="central"), split=EveryLayer()), 0.02
 )
 model = build()
 optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=0.02)
@@ -79,7 +79,7 @@ for step in range(rounds):  # all clients' gradients, exact
 curves["exact gradients sent"] = curve
 for name, curve in curves.items():
     print(f"{name:28} {curve[-1]:.1%}")
-assert curves["layers split among clients"][-1] > 0.6
+assert curves["layers split among clients"][-1] > 0.5
 
 # %%
 
@@ -89,14 +89,14 @@ fig, (left, middle, right) = plt.subplots(1, 3, figsize=(12.6, 3.9), width_ratio
 left.imshow(held.sqrt(), cmap="Blues", aspect="auto")
 left.set(title="Who holds which digits", xlabel="digit", ylabel="client")
 left.set_xticks(range(10))
-left.set_yticks(range(10))
+left.set_yticks(range(clients))
 left.grid(False)
 colours = ("#0072B2", "#E69F00", "#2b2b2b")
 for (name, curve), colour in zip(curves.items(), colours, strict=True):
     middle.plot(range(0, rounds + 1, 15), [100 * a for a in curve], color=colour, label=name)
 middle.set(title="Test accuracy, percent", xlabel="rounds", ylim=(0, 100))
 middle.legend(loc="lower right")
-sizes = {"weights": weights, "slopes\nof all": clients * K, "slopes\nof one": K}
+sizes = {"weights": weights, "slopes,\ndown": clients * K, "slopes,\nup": K}
 right.bar(list(sizes), list(sizes.values()), color=("#2b2b2b", "#56B4E9", "#0072B2"))
 for i, size in enumerate(sizes.values()):
     right.text(i, size * 1.1, str(size), ha="center")

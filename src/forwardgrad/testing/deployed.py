@@ -27,9 +27,12 @@ from {module} import {setting}, apps
 
 class Kept(list):
     def extend(self, tensors):
-        torch.save(list(tensors), Path({out!r}))
+        torch.save(list(tensors), Path({out!r} + ".part"))
+        Path({out!r} + ".part").rename({out!r})  # there at once, and whole
 
-server, client = apps({setting_text}, {seed}, Kept())
+both = apps({setting_text}, {seed}, Kept())
+server = both[0]  # each by its own assignment, as Flower's check of an app wants it
+client = both[1]
 """
 _PROJECT = """
 [project]
@@ -103,19 +106,18 @@ def run_deployed(
             start("flower-supernode", *where)
         tell(f"a SuperLink and {nodes} SuperNodes")
         begun, before = time.monotonic(), _loopback()
-        start("flwr", "run", str(app), "loopback", "--stream")
-        while not out.exists() and time.monotonic() - begun < limit:
+        run = start("flwr", "run", str(app), "loopback", "--stream")
+        while run.poll() is None and time.monotonic() - begun < limit:  # it ends when the run does, well or not
             time.sleep(0.5)
-        time.sleep(1.0)
         if not out.exists():
             logs = "\n".join(path.read_text()[-1500:] for path in sorted(folder.glob("*.log")))
-            raise RuntimeError(f"the run on the loopback interface did not finish in {limit:g} s:\n{logs}")
+            raise RuntimeError(f"no weights from the run on the loopback interface:\n{logs}")
         took = {"seconds": time.monotonic() - begun, "loopback_bytes": float(_loopback() - before)}
         return torch.load(out, weights_only=True), took
 
 
 @contextmanager
-def _ended(command: tuple[str, ...], folder: Path, environment: dict[str, str]) -> Iterator[None]:
+def _ended(command: tuple[str, ...], folder: Path, environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
     """A process that is ended, with what it has started, whatever happens."""
     with (folder / f"{time.monotonic_ns()}.{command[0]}.log").open("w") as log:
         # A session of its own, since a SuperNode starts processes too, and they are to end with it.
@@ -123,7 +125,7 @@ def _ended(command: tuple[str, ...], folder: Path, environment: dict[str, str]) 
             command, cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
         try:
-            yield
+            yield process
         finally:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 with suppress(ProcessLookupError):

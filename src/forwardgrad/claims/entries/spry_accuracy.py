@@ -14,6 +14,7 @@ from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.federated import Coordinator, EveryLayer, Replica, Spry, dirichlet_partition
 from forwardgrad.train.tasks.ag_news import AgNews
 from forwardgrad.train.tasks.minilm import PAD, TextClassifier
+from forwardgrad.train.threads import threads
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,19 +28,21 @@ Texts = tuple[Tensor, Tensor, Tensor]  # hidden states [N, T, E], which tokens a
 class Setting:
     """Adapters of rank one on the last layers of MiniLM, and a head; what lies below runs once a text.
 
-    Learning rates are of Adam on the server, which every method steps with, and fall linearly to zero; each had the
-    best accuracy on texts of the training part in a few tries.
+    Zeroth-order clients have as many forward passes as Spry's on average. Learning rates fall linearly to zero: of Adam
+    on all replicas where slopes are sent, of SGD on clients for FedAvg. Where they begin had the best accuracy on 200
+    validation texts at the quick setting, among a half, once and twice what stands here.
     """
 
     train: int = 200
     test: int = 200
-    tokens: int = 24
+    tokens: int = 20
     adapted: int = 1
     clients: int = 6
     alpha: float = 1.0
     rows: int = 8
-    rounds: int = 32
-    tangents: int = 3
+    rounds: int = 28
+    tangents: int = 16
+    zeroth_tangents: int = 6
     local: int = 1
     judged: int = 4
     spry: float = 0.02
@@ -66,6 +69,7 @@ class Top(nn.Module):
         return self.head((hidden * text.unsqueeze(-1)).sum(1) / text.sum(1, keepdim=True))
 
 
+@threads(1)  # batches are small
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """Accuracy of the global model on test texts after equally many rounds."""
     task = AgNews(max_length=setting.tokens, rank=1)
@@ -81,7 +85,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         "spry": lambda: slopes_sent(task, setting, seed, train, test, parts, setting.spry, Spry(
             method=fg.ForwardGradient(setting.tangents))),
         "zeroth": lambda: slopes_sent(task, setting, seed, train, test, parts, setting.zeroth, Spry(
-            method=fg.ForwardGradient(setting.tangents, slope="central"), split=EveryLayer())),
+            method=fg.ForwardGradient(setting.zeroth_tangents, slope="central"), split=EveryLayer())),
         "fedavg": lambda: weights_sent(task, setting, seed, train, test, parts),
     }  # fmt: skip
     for name, way in ways.items():
@@ -212,7 +216,9 @@ CLAIM = Claim(
     experiment=experiment,
     settings={
         "quick": Setting(),
-        "record": Setting(train=4000, test=2000, tokens=48, adapted=2, clients=10, rounds=400, local=4, judged=20),
+        "record": Setting(
+            train=4000, test=2000, tokens=48, adapted=2, clients=10, rounds=400, zeroth_tangents=8, local=4, judged=20
+        ),
     },
     seeds={"record": (0, 1, 2)},
     checks=(Check("over_zeroth", at_least=0.0515), Check("gap", at_most=0.0616)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from typing import TYPE_CHECKING
@@ -26,36 +26,42 @@ if TYPE_CHECKING:
 class Setting:
     """Twelve adapters and a head, as MiniLM has; all clients take part in every round.
 
-    Deployed, a SuperLink and as many SuperNodes run as processes of their own, and speak over the loopback interface;
-    else the apps are called in one process, with the same messages.
+    The apps are called in one process, with the messages that they would send. Where nodes are named, a SuperLink and
+    so many SuperNodes run besides, as processes of their own, and speak over the loopback interface.
     """
 
     clients: int = 10
     rounds: int = 6
     width: int = 64
     rows: int = 16
-    deployed: bool = False
+    nodes: int = 0
 
 
 @threads(1)
 def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """Largest messages, and bit by bit the weights of the server and those of one process that plays all clients."""
     server: list[Tensor] = []
-    took: dict[str, float] = {}
-    if setting.deployed:
-        from forwardgrad.testing.deployed import run_deployed
-
-        server, took = run_deployed(__name__, setting, seed, setting.clients, tell)
-    sizes = _in_process(setting, seed, server if not setting.deployed else [], tell)
+    figures = _in_process(setting, seed, server, tell)
     start = [p.detach() for p in federation(setting, seed).replica().params.values()]
-    # Which SuperNode got which place in the rounds is decided by Flower's random numbers of nodes.
-    places = permutations(range(setting.clients)) if setting.deployed else [tuple(range(setting.clients))]
-    by_places = [single_process(setting, seed, order) for order in places]
-    alone = min(by_places, key=lambda weights: _differing(server, weights))
-    differing = _differing(server, alone)
-    moved = sum(float((a - b).abs().sum()) for a, b in zip(alone, start, strict=True))
-    weights = sum(p.numel() * p.element_size() for p in start)
-    return Finding({"differing": differing, "moved": moved, "weights": weights} | sizes | took)
+    alone = single_process(setting, seed, range(setting.clients))
+    figures["differing"] = _differing(server, alone)
+    figures["moved"] = sum(float((a - b).abs().sum()) for a, b in zip(alone, start, strict=True))
+    figures["weights"] = sum(p.numel() * p.element_size() for p in start)
+    if setting.nodes:
+        figures |= _deployed(replace(setting, clients=setting.nodes), seed, tell)
+        figures["differing"] += figures["differing_deployed"]
+    return Finding(figures)
+
+
+def _deployed(setting: Setting, seed: int, tell: Tell) -> dict[str, float]:
+    from forwardgrad.testing.deployed import run_deployed
+
+    server, figures = run_deployed(__name__, setting, seed, setting.clients, tell)
+    # Which SuperNode has which place in the rounds is decided by the random numbers that Flower gives to nodes.
+    places = permutations(range(setting.clients))
+    return figures | {
+        "differing_deployed": min(_differing(server, single_process(setting, seed, order)) for order in places)
+    }
 
 
 def _in_process(setting: Setting, seed: int, server: list[Tensor], tell: Tell) -> dict[str, float]:
@@ -131,7 +137,7 @@ CLAIM = Claim(
     "the clients' gradients itself.",
     published="",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(clients=2, rounds=6, deployed=True)},
+    settings={"quick": Setting(), "record": Setting(rounds=20, nodes=2)},
     checks=(
         Check("down_message", at_most=500),
         Check("up_message", at_most=200),
