@@ -137,7 +137,7 @@ CLAIM = Claim(
     "the clients' gradients itself.",
     published="",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(rounds=20, nodes=2)},
+    settings={"quick": Setting(), "record": Setting(nodes=2)},
     checks=(
         Check("down_message", at_most=500),
         Check("up_message", at_most=200),
