@@ -76,8 +76,11 @@ docs: $(READY) ## the site, in docs/_build/html
 	@echo "docs/_build/html/index.html"
 
 bench: $(READY) ## time, memory and test functions beside stock PyTorch, recorded; half an hour
+	@$(PY) -m pip install --quiet --constraint $(VENV)/constraints.txt --group rivals
 	@$(PY) -m bench
 	@$(PY) -m bench memory
+	@$(PY) -m bench attention
+	@$(PY) -m bench step
 	@$(PY) -m bench functions
 	@$(PY) -m bench loop
 

@@ -39,6 +39,7 @@ REASONS = {
     "pytest-xdist": "one test process per core",
     "hypothesis": "examples are derandomised, and so depend on its version",
     "scipy": "quantiles for the z-tests",
+    "jax": "a rival of the benchmark, which `make bench` installs",
     "psutil": "process memory, to cross-check the counted bytes",
     "ruff": "a formatter must be the same everywhere",
     "mypy": "a type checker must be the same everywhere",

@@ -1,10 +1,10 @@
 """`python -m bench` times every rival on every net; `python -m bench memory` measures memory over depth;
-`python -m bench functions` descends the test functions; `python -m bench text` fine-tunes on sentences."""
+`python -m bench functions` descends the test functions; `python -m bench attention` looks at long sequences, and
+`python -m bench step` at a step with its update."""
 
 from __future__ import annotations
 
 import warnings
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,6 +70,32 @@ def memory(
 
 
 @app.command()
+def attention(
+    timed: Annotated[list[int] | None, typer.Option(help="Tokens; by default 512 and 2,048.")] = None,
+    counted: Annotated[list[int] | None, typer.Option(help="Tokens; by default 512 to 16,384.")] = None,
+    keep_pages: Allocator = True,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Time and memory of attention over the length of the sequence."""
+    from bench.attention import attention as measure
+
+    counted = counted or [512, 1024, 2048, 4096, 8192, 16384]
+    measure(console, _settle(keep_pages), timed or [512, 2048], counted, save)
+
+
+@app.command()
+def step(
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the best one counts.")] = 7,
+    keep_pages: Allocator = True,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Times whole steps, the update among them."""
+    from bench.step import whole_step
+
+    whole_step(console, _settle(keep_pages), rounds, save)
+
+
+@app.command()
 def functions(
     seed: Annotated[list[int] | None, typer.Option(help="By default 0, 1 and 2.")] = None,
     save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
@@ -89,22 +115,6 @@ def loop(
     from bench.loop import loop_overhead
 
     loop_overhead(console, _settle(True), rounds, save)
-
-
-@app.command()
-def text(
-    task: Annotated[str, typer.Argument(help="sst2 or ag-news.")],
-    forwards: Annotated[float, typer.Option(min=1, help="Budget of each run.")] = 1000,
-    seed: Annotated[list[int] | None, typer.Option(help="By default 0, 1 and 2.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the record.")] = Path("runs/text"),
-) -> None:
-    """Fine-tunes MiniLM with LoRA by the whole family, at equal forward passes."""
-    from bench.text import TASKS
-    from bench.text import text as study
-
-    if task not in TASKS:
-        raise typer.BadParameter(f"{task}: choose from {', '.join(TASKS)}")
-    study(console, task, forwards, seed or [0, 1, 2], out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,8 @@ from forwardgrad.module import ModuleObjective
 from forwardgrad.tangents import Tangents
 from forwardgrad.tangents.kinds import Dense, RankOne
 
+SMALL = 100_000  # parameters of a net whose steps are worth compiling: Python takes longer than its layers
+
 
 def _kinds(draws: Mapping[str, Factors]) -> Tangents:
     return Tangents({n: Dense(f.left) if f.right is None else RankOne(f.left, f.right) for n, f in draws.items()})
@@ -44,10 +46,20 @@ def our_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
     forward = fg.ForwardGradient(num_tangents=num_tangents)
     spsa = fg.SPSA(num_tangents=num_tangents)
     fused, stepping = fg.CheckpointedBackprop(fused=True), fg.Apply(lambda p: torch.optim.SGD(p, lr=0.0))
-    return [
+    rivals = [
         Rival("fg.ForwardGradient", slopes, lambda: gradient(forward)),
         Rival("fg.SPSA", None, lambda: gradient(spsa), exact=False),
         Rival("fg.CheckpointedBackprop", None, lambda: gradient(fg.CheckpointedBackprop())),
         # Its optimizer steps as it goes, so that no gradient is left to compare.
         Rival("fg.CheckpointedBackprop, fused", None, lambda: gradient(fused, stepping), exact=False),
     ]
+    if sum(p.numel() for p in objective.params.values()) < SMALL:
+        step = fg.CompiledBackward(forward, net.model, net.loss_fn, *net.batch)
+
+        def compiled() -> None:
+            net.model.zero_grad(set_to_none=True)
+            step(*net.batch, key=fg.Key(0, next(steps)))
+
+        # Compared with the step that was traced when it was made: an estimate is no gradient to compare here.
+        rivals.append(Rival("fg.CompiledBackward", None, compiled, exact=False, counted=False))
+    return rivals

@@ -28,12 +28,14 @@ class Rival:
     slopes: pushes the given tangents, [K]; None for methods without slopes.
     gradient: draws, pushes and fills `p.grad`.
     exact: slopes are derivatives, and not differences.
+    counted: its memory is allocated where storages can be counted, which that of compiled code is not.
     """
 
     name: str
     slopes: Callable[[], Tensor] | None
     gradient: Callable[[], None]
     exact: bool = True
+    counted: bool = True
 
 
 class Objective(nn.Module):
@@ -125,7 +127,7 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [child for child in model.children() if any(True for _ in child.parameters())]
 
 
-def _mezo(objective: Objective, fill: bool, eps: float = 1e-3, seed: int = 0) -> Tensor:
+def mezo(objective: Objective, fill: bool, eps: float = 1e-3, seed: int = 0) -> Tensor:
     """MeZO: perturb in place from a seed, two forwards, perturb back; the draw is never stored.
 
     Follows the published algorithm (Malladi et al. 2023); the weights come back up to rounding.
@@ -183,6 +185,6 @@ def stock_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> l
     ]
     if num_tangents == 1:  # it draws and perturbs K times over: its cost is K times this
         rivals.append(
-            Rival("MeZO", lambda: _mezo(objective, fill=False), lambda: _mezo(objective, fill=True), exact=False)
+            Rival("MeZO", lambda: mezo(objective, fill=False), lambda: mezo(objective, fill=True), exact=False)
         )
     return rivals

@@ -1,7 +1,7 @@
 """Clocks: interleaved, best of several, so that a disturbance of the machine hits every rival alike.
 
-On a CPU the clock is the processor time of the one thread that computes: waiting for a core that others hold is
-not counted, page faults are. (The backward pass of CPU tensors runs in the calling thread.)
+On a CPU the clock is the processor time of the process, in which one thread computes: waiting for a core that others
+hold is not counted, page faults are. (JAX computes in a thread that is not the calling one.)
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ class Timing:
 
 def _repetitions(work: Callable[[], object]) -> int:
     for _ in range(2):  # the first is a warm-up: pages, caches, lazy set-up
-        start = time.thread_time()
+        start = time.process_time()
         work()
-        taken = time.thread_time() - start
+        taken = time.process_time() - start
         if taken > 1.0:
             return 1
     return max(1, round(_SHORTEST / max(taken, 1e-6)))
@@ -58,10 +58,10 @@ def interleaved(works: Mapping[str, Callable[[], object]], rounds: int) -> dict[
             for name, work in works.items():
                 if len(walls[name]) >= 2 and sum(walls[name]) * repetitions[name] > _LONG:
                     continue
-                wall, start = time.perf_counter(), time.thread_time()
+                wall, start = time.perf_counter(), time.process_time()
                 for _ in range(repetitions[name]):
                     work()
-                seconds[name].append((time.thread_time() - start) / repetitions[name])
+                seconds[name].append((time.process_time() - start) / repetitions[name])
                 walls[name].append((time.perf_counter() - wall) / repetitions[name])
             gc.collect()
     finally:

@@ -8,7 +8,7 @@ from pathlib import Path
 from docstrings import escaped
 
 import forwardgrad as fg
-from forwardgrad import exact, federated, methods, optim
+from forwardgrad import exact, federated, fixedpoint, methods, optim
 
 PAGE = """\
 {name}
@@ -33,7 +33,8 @@ ROW = """\
 
 def classes() -> Iterator[type]:
     """The classes of the rooms that carry a passport, in the order of their names."""
-    for _, value in sorted((vars(methods) | vars(exact) | vars(federated) | vars(optim)).items()):
+    rooms = vars(methods) | vars(exact) | vars(fixedpoint) | vars(federated) | vars(optim)
+    for _, value in sorted(rooms.items()):
         if inspect.isclass(value) and getattr(value, "passport", None) is not None:
             yield value
 

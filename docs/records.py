@@ -97,10 +97,30 @@ def functions(record: dict) -> str:
     return "\n\n".join([table(["", "rate", "steps", *(f"f, seed {s}" for s in seeds)], rows), provenance(record)])
 
 
+def attention(record: dict) -> str:
+    """Attention over the length of the sequence."""
+    results = record["results"]
+    ours, stock = "fg.push_forward", "torch.func.jvp, math backend"
+    rows = []
+    for tokens, peaks in results["memory"].items():
+        times = [results["time"].get(f"{kind}/{tokens}", {}).get("ratio") for kind in ("full", "causal")]
+        mib = [f"{peaks[name] / 2**20:.1f}" if name in peaks else "" for name in (ours, stock)]
+        rows.append([f"{int(tokens):,}", *map(cell, times), *mib])
+    head = ["tokens", "time over the math backend's", "causal", "peak MiB", "math backend's"]
+    return "\n\n".join([table(head, rows), provenance(record)])
+
+
+def step(record: dict) -> str:
+    """A step with its update, in forward passes."""
+    rows = [[f"`{name}`", cell(ratio)] for name, ratio in record["figures"].items()]
+    return "\n\n".join([f"Net: {record['config']['net']}.", table(["", "forward passes"], rows), provenance(record)])
+
+
 def write_tables(folder: Path) -> None:
     """One file per kind of record; a kind nobody has measured says so."""
     folder.mkdir(parents=True, exist_ok=True)
-    for kind, render in (("speed", speed), ("memory", memory), ("functions", functions)):
+    renders = {"speed": speed, "memory": memory, "functions": functions, "attention": attention, "step": step}
+    for kind, render in renders.items():
         record = merged_speed() if kind == "speed" else newest(kind)
         text = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
         path = folder / f"{kind}.md"

@@ -8,11 +8,11 @@ import re
 import pytest
 
 import forwardgrad as fg
-from forwardgrad import exact, methods
+from forwardgrad import exact, fixedpoint, methods
 
 METHODS = [
     value
-    for room in (methods, exact)
+    for room in (methods, exact, fixedpoint)
     for value in vars(room).values()
     if inspect.isclass(value) and hasattr(value, "passport")
 ]

@@ -13,7 +13,7 @@ import pytest
 from filelock import FileLock
 
 import forwardgrad as fg
-from forwardgrad import exact, methods
+from forwardgrad import exact, fixedpoint, methods
 from forwardgrad.cli import app
 from forwardgrad.cli.shared import CODES_HELP
 from forwardgrad.train import comparison, config, record
@@ -81,7 +81,7 @@ def test_every_script_of_the_gallery_leaves_a_picture(site: Path) -> None:
 
 
 def test_every_method_has_a_page_with_its_passport(site: Path) -> None:
-    values = [*vars(methods).values(), *vars(exact).values()]
+    values = [*vars(methods).values(), *vars(exact).values(), *vars(fixedpoint).values()]
     classes = [value for value in values if isinstance(value, type) and hasattr(value, "passport")]
     assert classes
     for cls in classes:

@@ -14,11 +14,20 @@ if TYPE_CHECKING:
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.citation import cite
     from forwardgrad.combine import Control, Mean, Mmse, Project
+    from forwardgrad.compiled import CompiledBackward
     from forwardgrad.diagnosis import doctor
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
     from forwardgrad.exact import Moonwalk, PureMoonwalk
     from forwardgrad.federated import Spry
+    from forwardgrad.fixedpoint import (
+        DtypeTrace,
+        FixedPointNet,
+        FixedPointObjective,
+        IntegerCrossEntropy,
+        SignSPSA,
+        quantise,
+    )
     from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
@@ -33,6 +42,9 @@ if TYPE_CHECKING:
         ControlVariate,
         DirectKolenPollack,
         ForwardGradient,
+        Neumann,
+        TruncatedUnroll,
+        TwoPhase,
     )
     from forwardgrad.module import ModuleObjective
     from forwardgrad.objective import Chained, Differentiable, FunctionObjective, Objective, Sited
@@ -66,17 +78,19 @@ _WHERE = {
     "bilevel": "TangentGrowth Unroll tangent_growth",
     "citation": "cite",
     "combine": "Control Mean Mmse Project",
+    "compiled": "CompiledBackward",
     "diagnosis": "doctor",
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
     "exact": "Moonwalk PureMoonwalk",
     "federated": "Spry",
+    "fixedpoint": "DtypeTrace FixedPointNet FixedPointObjective IntegerCrossEntropy SignSPSA quantise",
     "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
     "measurement": "Measurement forward_baseline measure",
     "methods": "DFA FDFA SPSA ActivityPerturbed Backprop CheckpointedBackprop ControlVariate DirectKolenPollack "
-    "ForwardGradient",
+    "ForwardGradient Neumann TruncatedUnroll TwoPhase",
     "module": "ModuleObjective",
     "objective": "Chained Differentiable FunctionObjective Objective Sited",
     "optim": "Box ConstraintSet FrankWolfe L1Ball L2Ball LinfBall LpBall NuclearBall Simplex",
@@ -101,18 +115,23 @@ __all__ = [
     "Chained",
     "CheckpointedBackprop",
     "Collect",
+    "CompiledBackward",
     "ConstraintSet",
     "Control",
     "ControlVariate",
     "CoordinateDraw",
     "Differentiable",
     "DirectKolenPollack",
+    "DtypeTrace",
     "Estimate",
     "FactoredGradient",
+    "FixedPointNet",
+    "FixedPointObjective",
     "ForwardGradient",
     "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
+    "IntegerCrossEntropy",
     "Jvp",
     "Key",
     "L1Ball",
@@ -126,6 +145,7 @@ __all__ = [
     "ModuleObjective",
     "MomentumMixed",
     "Moonwalk",
+    "Neumann",
     "NuclearBall",
     "Objective",
     "OneSided",
@@ -135,6 +155,7 @@ __all__ = [
     "PureMoonwalk",
     "Rademacher",
     "RankOneRademacher",
+    "SignSPSA",
     "Simplex",
     "Sited",
     "Sparse",
@@ -143,6 +164,8 @@ __all__ = [
     "Spry",
     "TangentGrowth",
     "Tangents",
+    "TruncatedUnroll",
+    "TwoPhase",
     "Unroll",
     "backward",
     "cite",
@@ -155,6 +178,7 @@ __all__ = [
     "layers",
     "measure",
     "push_forward",
+    "quantise",
     "rule",
     "stop_gradient",
     "suggest_lr",

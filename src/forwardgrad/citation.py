@@ -102,6 +102,13 @@ _BIBTEX = {
   journal={arXiv preprint arXiv:2402.14212},
   year={2024}
 }""",
+    "2411.04036": """@inproceedings{feng2024stepping,
+  title={Stepping Forward on the Last Mile},
+  author={Feng and others},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2024},
+  eprint={2411.04036}
+}""",
     "2403.12511": """@article{rostami2024projected,
   title={Projected Forward Gradient-Guided {Frank-Wolfe} Algorithm via Variance Reduction},
   author={Rostami, M. and Kia, S. S.},

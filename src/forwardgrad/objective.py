@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
 from forwardgrad.errors import InputError, NonFiniteError, RungError
 from forwardgrad.forward_ad import push_forward
@@ -239,6 +240,8 @@ def finite(loss: Tensor, slopes: Tensor | None = None) -> None:
     Raises:
         NonFiniteError: with which of the two it was.
     """
+    if get_proxy_mode() is not None:
+        return  # a graph is being traced, which has no numbers yet: they are looked at when it runs
     if not bool(torch.isfinite(loss)):
         cure = "look at the batch, lower the learning rate, or clip"
         raise NonFiniteError("an estimate needs a finite loss", f"{loss.item()}", cure, path="loss")

@@ -95,6 +95,10 @@ def test_comments_and_docstrings_mean_nothing():
     assert meaning('"""Doc."""\n' + plain) == meaning("# a comment\n\n" + plain)
     assert meaning('def f(x):\n    """Doc."""\n    return (x + 1)  # why\n') == meaning(plain)
     assert meaning(plain) != meaning(plain.replace("1", "2"))
+    pictured = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import matplotlib\ndef draw(record):\n    return 0\n"
+    )
+    assert meaning(pictured + plain + "CLAIM = Claim(draw=draw, id=3)") == meaning(plain + "CLAIM = Claim(id=3)")
 
 
 def test_the_standing_record_is_the_deepest_one_that_is_not_stale(tmp_path):

@@ -246,6 +246,14 @@ def test_the_rows_hold_paired_differences_and_are_computed_from_the_record(tmp_p
     assert printed["standings"][3]["difference"]["mean"] == rows["forward K=2"].difference.mean
 
 
+def test_a_known_rate_is_not_tuned_and_the_table_says_so(tmp_path, measured_once):
+    record = run(study(rates={"forward:2": 3.0}), tmp_path)
+    assert [(len(entry.trials), entry.config["lr"] == 3.0) for entry in record.entries] == [
+        (2, False), (0, False), (0, False), (0, True)
+    ]  # fmt: skip
+    assert "given, not tuned: forward K=2. Learning rates: 2 trials each" in shown(record, 130)
+
+
 @pytest.mark.parametrize(("width", "tables"), [(80, 2), (130, 1)])
 def test_the_table_fits_the_terminal(tmp_path, measured_once, width, tables):
     record = run(study(tuning={"trials": 0}), tmp_path)

@@ -60,6 +60,10 @@ def test_a_yaml_file_with_overrides_and_methods_in_every_form(tmp_path):
         ({"seeds": [100]}, "not compared"),
         ({"peak": "much"}, "200MiB"),
         ({"task": "sphere", "peak": 1000}, "batch that can shrink"),
+        ({"rates": {"forward:4": 0.1}}, "forward K=4.*name one of backprop, .*forward K=1"),
+        ({"rates": {"foward": 0.1}}, "`forward`"),
+        ({"rates": {"forward": 0}}, "greater than 0"),
+        ({"rates": {"forward": 0.1, "forward:1": 0.2}}, "one rate for a method"),
         ({"tuning": {"fraction": 2}}, "less than or equal to 1"),
         ({"checkpoints": {"evry": 2}}, "`every`"),
     ],
@@ -67,6 +71,15 @@ def test_a_yaml_file_with_overrides_and_methods_in_every_form(tmp_path):
 def test_what_is_wrong_is_said_at_once(tree, words):
     with pytest.raises(ConfigError, match=words):
         read_study(None, tree)
+
+
+def test_known_rates_are_taken_and_backprops_holds_for_its_checkpointed_forms():
+    methods, rates = "forward:4,forward:16", {"backprop": 0.5, "checkpointed:fused": 0.25, "forward:num_tangents=16": 7}
+    config = read_study(None, {"methods": methods, "rates": rates})
+    found = {entry.label: entry.config["lr"] for entry in rows_of(config)}
+    assert found == {
+        "backprop": 0.5, "checkpointed": 0.5, "checkpointed fused": 0.25, "forward K=4": None, "forward K=16": 7
+    }  # fmt: skip
 
 
 AMONG = Range(0.3, 30.0)

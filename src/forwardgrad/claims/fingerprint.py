@@ -30,13 +30,30 @@ def fingerprint(claim: Claim) -> str:
 
 
 def meaning(source: str) -> str:
-    """Python source without what changes no figure: comments, docstrings, layout.
+    """Python source without what changes no figure: comments, docstrings, layout, types, and how a picture is drawn.
 
     Args:
         source: of a module.
     """
     tree = ast.parse(source)
+    tree.body = [node for node in tree.body if not _only_shows(node)]
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             node.body = node.body[1:] or [ast.Pass()]
+        if isinstance(node, ast.Call):
+            node.keywords = [keyword for keyword in node.keywords if keyword.arg != _PICTURE]
     return ast.dump(tree)
+
+
+def _only_shows(node: ast.stmt) -> bool:
+    match node:
+        case ast.FunctionDef(name=name):
+            return name == _PICTURE
+        case ast.If(test=ast.Name(id="TYPE_CHECKING")):
+            return True
+        case ast.ImportFrom(module="typing"):
+            return True
+    return False
+
+
+_PICTURE = "draw"  # the function, and the argument of `Claim`

@@ -13,7 +13,6 @@ from forwardgrad.cli.shared import AsJson, plainly
 from forwardgrad.errors import InputError
 
 UNFIT = 6
-_UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1, "": 1}
 
 
 @plainly
@@ -40,12 +39,14 @@ def doctor(
 
     The function takes no arguments and returns (model, loss_fn, *batch). Exit code 6: forward mode does not work here.
     """
-    shape, room = _shape(batch), None if memory is None else _bytes(memory)
+    from forwardgrad.train.strict import parse_bytes
+
+    shape, allowed = _shape(batch), parse_bytes(memory)
     from forwardgrad.train.examination import costs_table, examine, total_memory
     from forwardgrad.train.patient import patient
 
     one = patient(model, shape, seed)
-    seen, room = examine(one), room if room is not None else total_memory(one.model)
+    seen, room = examine(one), allowed if isinstance(allowed, int) else total_memory(one.model)
     if as_json:
         typer.echo(json.dumps(seen.to_json(room), indent=1))
     else:
@@ -63,11 +64,3 @@ def _shape(text: str) -> tuple[int, int]:
     if not found:
         raise InputError("--batch needs samples x tokens", f"`{text}`", "write it like 8x128")
     return int(found[1]), int(found[2])
-
-
-def _bytes(text: str) -> int:
-    found = re.fullmatch(r"([0-9.]+) ?([KMG]i?B|B|)", text)
-    try:
-        return int(float(found[1]) * _UNITS[found[2]])  # type: ignore[index]  # None is the TypeError below
-    except (TypeError, ValueError):
-        raise InputError("--memory needs a number of bytes", f"`{text}`", "write it like 8GiB or 500MB") from None

@@ -27,11 +27,26 @@ def philox(counter: Tensor, key: int) -> Tensor:
     References:
         Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3. SC11.
     """
+    return rounds(counter, torch.tensor(round_keys(key), device=counter.device).view(_ROUNDS, 2, 1))
+
+
+def round_keys(key: int) -> list[int]:
+    """What the two halves of a block are mixed with in each round, round by round: 20 numbers of 32 bits.
+
+    Args:
+        key: 64 bits.
+    """
     halves = (key & _WORD, key >> 32 & _WORD)
-    schedule = [
-        [half + i * step & _WORD for half, step in zip(halves, _KEY_STEPS, strict=True)] for i in range(_ROUNDS)
-    ]
-    keys = torch.tensor(schedule, device=counter.device).view(_ROUNDS, 2, 1)
+    return [half + i * step & _WORD for i in range(_ROUNDS) for half, step in zip(halves, _KEY_STEPS, strict=True)]
+
+
+def rounds(counter: Tensor, keys: Tensor) -> Tensor:
+    """`philox` with the key as `round_keys` made it.
+
+    Args:
+        counter: [4, N] int64.
+        keys: [10, 2, 1] int64, the numbers of `round_keys`.
+    """
     multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, 1)
     even, odd = counter[0::2], counter[1::2]
     for round_key in keys.unbind():

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from forwardgrad.errors import InputError
 from forwardgrad.tangents.key import Key
-from forwardgrad.tangents.philox import philox
+from forwardgrad.tangents.philox import round_keys, rounds
 
 _WORD = 0xFFFFFFFF
 _TANGENT_BITS = 20
@@ -60,11 +60,45 @@ def words(counts: tuple[tuple[str, int], ...], num_tangents: int, key: Key, devi
     blocks = sum(-(-count // _BLOCK_WORDS) for _, count in counts) * num_tangents
     table = _addresses if blocks <= _REMEMBERED_BLOCKS else _addresses.__wrapped__
     counter = table(counts, num_tangents, device).clone()
-    counter[3] = key.step & _WORD
-    seed = key.seed + (key.step >> 32) * _KEY_STEP & 2**64 - 1
+    step: Tensor | int
+    if isinstance(key, Placed):
+        step, keys = key.place[0], key.place[1:].view(-1, 2, 1)
+    else:
+        step, numbers = place_of(key)
+        keys = torch.tensor(numbers, device=device).view(-1, 2, 1)
+    counter[3] = step
     if counter.shape[1] <= _SLICE:
-        return philox(counter, seed).T.reshape(-1)
-    return torch.cat([philox(part, seed).T.reshape(-1) for part in counter.split(_SLICE, dim=1)])
+        return rounds(counter, keys).T.reshape(-1)
+    return torch.cat([rounds(part, keys).T.reshape(-1) for part in counter.split(_SLICE, dim=1)])
+
+
+def place_of(key: Key) -> tuple[int, list[int]]:
+    """Where the draw of a key begins, as the generator reads it.
+
+    Args:
+        key: the key.
+
+    Returns:
+        The counter's last word, and what the rounds of the generator mix in.
+    """
+    return key.step & _WORD, round_keys(key.seed + (key.step >> 32) * _KEY_STEP & 2**64 - 1)
+
+
+class Placed(Key):
+    """A key whose place is a tensor: a draw that is traced reads it, and its graph serves every key."""
+
+    place: Tensor
+
+    @classmethod
+    def at(cls, place: Tensor) -> Placed:
+        """The key of a place; its own two numbers say nothing.
+
+        Args:
+            place: [21] int64, the numbers of `place_of` in a row.
+        """
+        key = cls(0, 0)
+        key.place = place
+        return key
 
 
 def rounded(count: int) -> int:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from forwardgrad.estimate import Method
+from forwardgrad.objective import Objective, Params
 from forwardgrad.tangents import Key
 from forwardgrad.testing.cost import check_cost, check_memory, check_tape
 from forwardgrad.testing.descent import check_descent
@@ -46,7 +47,9 @@ class Contract:
         descends: steps along the estimate lower the bowl's loss, as far as mean and variance predict.
         rate: of these steps; None for the best one by that prediction. Given, 100 steps must lower the loss tenfold.
         draws: estimates per seed in the tests of mean and variance.
-        net: the problem of the tests of dtype and state; may be called with the rate of its dropout.
+        point: objective and parameters in place of the bowl's, for methods of other objectives.
+        net: the problem of the tests of dtype and state; may be called with the rate of its dropout. None for methods
+            that take no module: then there are no tests of tape, cost and memory either.
         tower: that of the tests of cost, memory and tape; called with layers, width and rows.
     """
 
@@ -65,7 +68,8 @@ class Contract:
     descends: bool = True
     rate: float | None = None
     draws: int = 40
-    net: Callable[..., Problem] = net
+    point: Callable[[], tuple[Objective, Params]] = lambda: ((objective := bowl().objective), objective.params)
+    net: Callable[..., Problem] | None = net
     tower: Callable[..., Problem] = tower
 
 
@@ -75,9 +79,9 @@ def theorems(row: Contract) -> dict[str, Callable[[], None]]:
     Args:
         row: the row.
     """
-    point = lambda: ((objective := bowl().objective), objective.params)
     found: dict[str, Callable[[], None]] = {}
     mean, variance, tolerance, passes, peak = row.mean, row.variance, row.exact, row.passes, row.peak
+    point, net = row.point, row.net
     if tolerance is not None:
         found["exact"] = lambda: check_exact(row.make(), *point(), tolerance=tolerance)
     elif mean is not None:
@@ -90,16 +94,18 @@ def theorems(row: Contract) -> dict[str, Callable[[], None]]:
         found["cost"] = lambda: check_cost(row.make(), *row.tower().arguments, passes=passes)
     if peak is not None:
         found["memory"] = lambda: check_memory(row.make(), *row.tower(24, 16, 4096).arguments, peak=peak)
-    least, most = row.tape
-    found["tape"] = lambda: check_tape(row.make(), *row.tower(2, 16).arguments, at_least=least, at_most=most)
     found["replay"] = lambda: check_replay(row.make(), *point(), other=None if row.draws_nothing else Key(4, 5))
-    found["dtype"] = lambda: check_dtype(row.make(), *row.net().arguments, tolerances=row.dtypes)
-    found["state"] = lambda: check_state(row.make(), *row.net(dropout=0.3).arguments, buffers=row.buffers)
     if row.descends:
         rate, steps, goal = _law(row)
         found["descent"] = lambda: check_descent(row.make(), *point(), rate=rate, steps=steps, at_most=goal)
+    if net is None:
+        return found
+    least, most = row.tape
+    found["tape"] = lambda: check_tape(row.make(), *row.tower(2, 16).arguments, at_least=least, at_most=most)
+    found["dtype"] = lambda: check_dtype(row.make(), *net().arguments, tolerances=row.dtypes)
+    found["state"] = lambda: check_state(row.make(), *net(dropout=0.3).arguments, buffers=row.buffers)
     if torch.cuda.is_available():
-        found["device"] = partial(check_device, row.make(), *row.net().arguments)
+        found["device"] = partial(check_device, row.make(), *net().arguments)
     return found
 
 

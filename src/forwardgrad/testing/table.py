@@ -24,12 +24,16 @@ from forwardgrad.methods import (
     ControlVariate,
     DirectKolenPollack,
     ForwardGradient,
+    Neumann,
+    TruncatedUnroll,
+    TwoPhase,
 )
 from forwardgrad.objective import Params
 from forwardgrad.slopes import OneSided
 from forwardgrad.tangents import Gaussian, Key, MomentumMixed, RankOneRademacher, Sampler, Sparse, Tangents
 from forwardgrad.testing.chains import calm, stack
 from forwardgrad.testing.contract import ANYTHING, Contract
+from forwardgrad.testing.loops import LOOP, loop
 from forwardgrad.testing.problems import BOWL, bowl
 
 _K = 512  # many tangents are many draws of one: the tests of mean and variance see more at the same price
@@ -91,6 +95,11 @@ def _fed_back(name: str, make: Callable[[], Method], passes: tuple[float, float]
     """The row of a feedback method: the bowl has one layer, whose gradient is exact and for which nothing is drawn."""
     peak = (1, 4.5)  # of a net of 24 layers: one segment's tape at a time
     return Contract(name, make, exact=1e-12, passes=passes, peak=peak, tape=ANYTHING, draws_nothing=True)
+
+
+def _unrolled(name: str, make: Callable[[], Method], **claims: Any) -> Contract:
+    """The row of a method for unrolled loops, on one whose Hessian is I, too."""
+    return Contract(name, make, point=loop, net=None, **claims)
 
 
 def _guess() -> dict[str, Tensor]:
@@ -244,5 +253,14 @@ CONTRACT: tuple[Contract, ...] = (
     _fed_back("activity-perturbed", ActivityPerturbed, (3.5, 4.1)),
     _fed_back("random feedback", DFA, (3.5, 4.1)),
     _fed_back("direct Kolen-Pollack", DirectKolenPollack, (4.5, 5.1)),
+    _unrolled("(FG)^2U", lambda: ForwardGradient(_K, "rademacher"), variance=(LOOP - 1) / _K),
+    _unrolled("truncated unrolling", lambda: TruncatedUnroll(40), exact=1e-10, draws_nothing=True),
+    _unrolled("Neumann series", lambda: Neumann(40), exact=1e-10, draws_nothing=True),
+    _unrolled("Hessian-free", lambda: Neumann(0), mean=None, draws_nothing=True, rate=0.5),
+    _unrolled(
+        "two phases, in the second",
+        lambda: TwoPhase(second=ForwardGradient(_K, "rademacher"), steps=0),
+        variance=(LOOP - 1) / _K,
+    ),
 )
 """One row per method and per way of composing one; a new method adds its own."""

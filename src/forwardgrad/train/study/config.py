@@ -2,40 +2,24 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, TypeAdapter, model_validator
 
 from forwardgrad.errors import ConfigError
 from forwardgrad.train.config import Saving, read_tree, validated
-from forwardgrad.train.methods import AnyMethod, Forward
-from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict
+from forwardgrad.train.methods import AnyMethod, Backprop, Checkpointed, Forward
+from forwardgrad.train.strict import PositiveFloat, PositiveInt, Strict, parse_bytes
 from forwardgrad.train.study.spelling import label_of, method_tree, method_trees
 from forwardgrad.train.tasks import TaskChoice
 from forwardgrad.train.tasks.digits import Digits
 
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-
-
-def parse_bytes(size: object) -> object:
-    """`200MiB` as a number of bytes; anything but text is handed back.
-
-    Raises:
-        ConfigError: a text that is no size.
-    """
-    if not isinstance(size, str):
-        return size
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*", size)
-    if found is None or found[2].upper() not in _UNITS:
-        raise ConfigError("a peak needs a number of bytes", f"`{size}`", "write for example 200MiB")
-    return int(float(found[1]) * _UNITS[found[2].upper()])
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Spelled = Annotated[AnyMethod, Field(discriminator="name"), BeforeValidator(method_tree)]
+_METHOD: TypeAdapter[AnyMethod] = TypeAdapter(Spelled)
+RIVALS: tuple[AnyMethod, ...] = (Backprop(), Checkpointed(), Checkpointed(fused=True))
 
 
 class Tuning(Strict):
@@ -68,6 +52,8 @@ class StudyConfig(Strict):
             fits. The budget stays the same.
         seeds: one run per method and seed, no seed twice.
         tuning: of the learning rates.
+        rates: learning rates that are known, by methods written as above; these methods are not tuned. Backprop's
+            holds for its checkpointed forms too, unless they have their own.
         within: how near to backprop's validation figure counts as reached: a share of samples (0.02 unless set), or
             loss where the task has no accuracy (0.1 unless set).
         momentum: of SGD.
@@ -84,6 +70,7 @@ class StudyConfig(Strict):
     peak: Annotated[PositiveInt, BeforeValidator(parse_bytes)] | None = None
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (0, 1, 2)
     tuning: Tuning = Tuning()
+    rates: dict[str, PositiveFloat] = Field(default_factory=dict)
     within: PositiveFloat | None = None
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
     schedule: Literal["linear", "constant"] = "linear"
@@ -111,7 +98,32 @@ class StudyConfig(Strict):
         if self.peak is not None and "batch_size" not in type(self.task).model_fields:
             found, cure = f"task {self.task.name}", "drop peak, or choose a task with data"
             raise ConfigError("an equal peak needs a batch that can shrink", found, cure, path="peak")
+        known = [label_of(method) for method in self.lineup]
+        if len(self._labelled_rates) < len(self.rates):
+            raise ConfigError("a comparison needs one rate for a method", "two", "drop one of them", path="rates")
+        for label in self._labelled_rates:
+            if label not in known:
+                cure = f"name one of {', '.join(known)}"
+                raise ConfigError("a rate needs a method of the comparison", label, cure, path="rates")
         return self
+
+    @property
+    def lineup(self) -> tuple[AnyMethod, ...]:
+        """Who is compared: backprop and its checkpointed forms first, then what the config names, in its order."""
+        return (*RIVALS, *(method for method in self.methods if method not in RIVALS))
+
+    def rate_of(self, method: AnyMethod) -> float | None:
+        """The learning rate that is known for a method; None where it must be found.
+
+        Args:
+            method: of the lineup.
+        """
+        rates = self._labelled_rates
+        return rates.get(label_of(method), rates.get("backprop") if method in RIVALS else None)
+
+    @property
+    def _labelled_rates(self) -> dict[str, float]:
+        return {label_of(_METHOD.validate_python(written)): rate for written, rate in self.rates.items()}
 
 
 def read_study(source: Path | None, overrides: Mapping[str, Any]) -> StudyConfig:

@@ -7,13 +7,11 @@ import sys
 from forwardgrad.train.comparison import RECORD_NAME
 from forwardgrad.train.config import RunConfig
 from forwardgrad.train.keeper import clear
-from forwardgrad.train.methods import AnyMethod, Backprop, Checkpointed
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import Entry, Record
 from forwardgrad.train.study.config import StudyConfig
 from forwardgrad.train.study.spelling import label_of
 
-RIVALS: tuple[AnyMethod, ...] = (Backprop(), Checkpointed(), Checkpointed(fused=True))
 _SHARED = ("task", "forwards", "seconds", "seeds", "momentum", "schedule", "evaluations", "checkpoints", "threads")
 
 
@@ -24,8 +22,7 @@ def rows_of(config: StudyConfig) -> list[Entry]:
         config: of the comparison.
     """
     shared = {key: getattr(config, key) for key in _SHARED}
-    methods = (*RIVALS, *(method for method in config.methods if method not in RIVALS))
-    runs = [RunConfig(method=method, **shared) for method in methods]
+    runs = [RunConfig(method=method, lr=config.rate_of(method), **shared) for method in config.lineup]
     if not config.tuning.trials:
         runs = [run.model_copy(update={"lr": run.learning_rate}) for run in runs]
     return [Entry(label_of(run.method), run.model_dump(mode="json")) for run in runs]

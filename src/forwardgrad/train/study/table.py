@@ -11,7 +11,8 @@ from rich.text import Text
 
 from forwardgrad.train.record import Record
 from forwardgrad.train.report import kibibytes
-from forwardgrad.train.study.config import StudyConfig
+from forwardgrad.train.study.config import StudyConfig, Tuning
+from forwardgrad.train.study.spelling import label_of
 from forwardgrad.train.study.standings import WITHIN_ACCURACY, WITHIN_LOSS, Standing, standings
 from forwardgrad.train.summary import Spread, Summary
 from forwardgrad.train.tasks import TASKS
@@ -119,7 +120,6 @@ def budget_of(study: StudyConfig) -> str:
 def _notes(rows: Sequence[Standing], study: StudyConfig, figure: str) -> list[str]:
     near = study.within or (WITHIN_LOSS if figure == "loss" else WITHIN_ACCURACY)
     distance = f"{near:g}" if figure == "loss" else f"{100 * near:g} points"
-    tuning = study.tuning
     notes = [
         f"{figure.capitalize()}: mean ± standard deviation over seeds, on the test part, of the weights that did best "
         "on the validation part. Minus backprop: paired by seed. Forwards / backprop's: forward passes until the "
@@ -127,13 +127,11 @@ def _notes(rows: Sequence[Standing], study: StudyConfig, figure: str) -> list[st
         "was not reached. Forward passes are counted by FLOPs. Peak and tape: bytes of one step, over weights and "
         "batch."
     ]
-    if tuning.trials:
-        notes.append(
-            f"Learning rates: {tuning.trials} trials each, of {100 * tuning.fraction:g} % of the budget, by validation "
-            "on other seeds; exact methods at the same batch share backprop's trials."
-        )
-    else:
-        notes.append("Learning rates: the task's own, none was tuned.")
+    given = [label_of(method) for method in study.lineup if study.rate_of(method) is not None]
+    if given:
+        notes.append(f"Learning rates given, not tuned: {', '.join(given)}.")
+    if len(given) < len(study.lineup):
+        notes.append(_searched(study.tuning))
     notes += [
         f"* {row.label}: best at the {row.edge} edge of the range tried: widen it with --set tuning.span=..."
         for row in rows
@@ -142,3 +140,12 @@ def _notes(rows: Sequence[Standing], study: StudyConfig, figure: str) -> list[st
     notes += [f"{row.label} {row.failure.short}: {row.failure.sentence}" for row in rows if row.failure]
     task = TASKS[study.task.name]
     return [*notes, task.remark] if task.remark else notes
+
+
+def _searched(tuning: Tuning) -> str:
+    if not tuning.trials:
+        return "Learning rates: the task's own, none was tuned."
+    return (
+        f"Learning rates: {tuning.trials} trials each, of {100 * tuning.fraction:g} % of the budget, by validation "
+        "on other seeds; exact methods at the same batch share backprop's trials."
+    )
