@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 _HOST = "127.0.0.1"
-_STARTING = 20.0  # seconds between the SuperLink and its SuperNodes
 _ENDING = 1.0  # seconds that the processes of an ended one have to end too
 _APP = """
 from pathlib import Path
@@ -99,7 +98,7 @@ def run_deployed(
         start = lambda *command: running.enter_context(_ended(command, folder, environment))
         link = ["--insecure", "--host", _HOST, "--port", str(api), "--disable-runtime-dependency-installation"]
         start("flower-superlink", *link)
-        time.sleep(_STARTING)
+        _wait_for(api, limit)
         for i, port in enumerate(ports):
             config = f"partition-id={i} num-partitions={nodes}"
             where = ["--insecure", "--superlink", f"{_HOST}:{api}", "--port", str(port), "--node-config", config]
@@ -133,6 +132,15 @@ def _ended(command: tuple[str, ...], folder: Path, environment: dict[str, str]) 
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(timeout=10)
                 time.sleep(_ENDING)
+
+
+def _wait_for(port: int, limit: float) -> None:
+    """Until somebody answers at a port; what cannot connect later says so itself."""
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((_HOST, port), timeout=1.0):
+            return
+        time.sleep(0.5)
 
 
 def _free_ports(count: int) -> list[int]:
