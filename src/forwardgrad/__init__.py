@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import blackbox, errors, exact, layers, testing, wall_model
+    from forwardgrad import blackbox, errors, exact, federated, layers, testing, wall_model
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.blackbox import BlackBox, Surrogate, SurrogateControl
     from forwardgrad.citation import cite
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
     from forwardgrad.exact import Moonwalk, PureMoonwalk
+    from forwardgrad.federated import Spry
     from forwardgrad.fixedpoint import (
         DtypeTrace,
         FixedPointNet,
@@ -84,6 +85,7 @@ _WHERE = {
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
     "exact": "Moonwalk PureMoonwalk",
+    "federated": "Spry",
     "fixedpoint": "DtypeTrace FixedPointNet FixedPointObjective IntegerCrossEntropy SignSPSA quantise",
     "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
@@ -100,7 +102,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("blackbox", "errors", "exact", "layers", "testing", "wall_model")
+_MODULES = ("blackbox", "errors", "exact", "federated", "layers", "testing", "wall_model")
 
 __all__ = [
     "DFA",
@@ -162,6 +164,7 @@ __all__ = [
     "Sparse",
     "Sphere",
     "SplitDirections",
+    "Spry",
     "Surrogate",
     "SurrogateControl",
     "TangentGrowth",
@@ -175,6 +178,7 @@ __all__ = [
     "doctor",
     "errors",
     "exact",
+    "federated",
     "forward_baseline",
     "inner_gradient",
     "layers",

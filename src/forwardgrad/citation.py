@@ -95,6 +95,13 @@ _BIBTEX = {
   year={2018},
   eprint={1809.03054}
 }""",
+    "2405.15551": """@inproceedings{panchal2024thinking,
+  title={Thinking Forward: Memory-Efficient Federated Finetuning of Language Models},
+  author={Panchal, Kunjal and others},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2024},
+  eprint={2405.15551}
+}""",
     "2402.14212": """@article{krylov2024moonwalk,
   title={Moonwalk: Inverse-Forward Differentiation},
   author={Krylov, Dmitrii and Karamzade, Armin and Fox, Roy},
