@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,6 +15,11 @@ from forwardgrad.forward_ad.peak import PeakBytes
 from forwardgrad.module import ModuleObjective
 from forwardgrad.testing.problems import cross_entropy
 from forwardgrad.train.tasks.minilm import TextClassifier
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -91,6 +96,34 @@ RIVALS = {
     "fused": (fg.CheckpointedBackprop(fused=True), True),
 }
 
+
+def draw(record: ClaimRecord) -> Figure:
+    """Peaks as bars, ours first.
+
+    Args:
+        record: of this claim.
+    """
+    from matplotlib.figure import Figure
+
+    names = {
+        "spry": "Spry, a client's layers", "zeroth": "zeroth order", "forward": "a forward pass",
+        "checkpointed": "checkpointed backprop", "fused": "checkpointed, update fused",
+        "backprop_split": "backprop, a client's layers", "backprop": "backprop, all layers",
+    }  # fmt: skip
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for place, name in enumerate(names):
+        peak = record.figures()[name][0]
+        axes.barh(place, peak, height=0.6, color="#0072B2" if name == "spry" else "#8a8a8a")
+        axes.annotate(f"{peak:.1f}", (peak, place), xytext=(4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(range(len(names)), names.values())
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set(title="Peak above the weights of a client with MiniLM's shape, MiB")
+    axes.margins(x=0.1)
+    return figure
+
+
 CLAIM = Claim(
     id="spry-memory",
     paper="2405.15551",
@@ -103,4 +136,5 @@ CLAIM = Claim(
     "zeroth-order {zeroth:.1f}); backprop {backprop:.1f}, {over_backprop:.1f} times as much, of its own layers alone "
     "{backprop_split:.1f}; checkpointed {checkpointed:.1f}, {over_checkpointed:.1f} times; fused {fused:.1f}",
     depends=("forwardgrad.federated.spry", "forwardgrad.federated.split", "forwardgrad.methods.checkpointed"),
+    draw=draw,
 )

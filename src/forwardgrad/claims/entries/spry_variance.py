@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
@@ -11,6 +12,11 @@ import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.federated import EveryLayer, LayerSplit, Split, Spry
 from forwardgrad.federated.spry import of_client
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,37 @@ def _error(
     return float((estimates - g).square().sum((1, 2)).mean() / g.square().sum())
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """The errors as bars, the laws as marks.
+
+    Args:
+        record: of this claim.
+    """
+    from matplotlib.figure import Figure
+
+    names = {
+        "split": ("each client its own layers", "#0072B2"),
+        "averaged": ("all layers, a seed per client", "#56B4E9"),
+        "one_seed": ("all layers, one seed for all", "#D55E00"),
+    }
+    figure = Figure(figsize=(7, 2.4), layout="constrained")
+    axes, figures = figure.subplots(), record.figures()
+    for place, (name, (_, colour)) in enumerate(names.items()):
+        axes.barh(place, figures[name][0], height=0.55, color=colour)
+        axes.annotate(
+            f"{figures[name][0]:.1f}", (figures[name][0], place), (7, 0), textcoords="offset points", va="center"
+        )
+        if f"{name}_law" in figures:
+            axes.plot([figures[f"{name}_law"][0]] * 2, [place - 0.36, place + 0.36], color="#222222", lw=1.6)
+    axes.set_yticks(range(len(names)), [label for label, _ in names.values()])
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set(title="Squared error of a round over |g|\u00b2, ten clients")
+    axes.set_xlabel("bars: measured; marks: the law", loc="left")
+    axes.margins(x=0.12)
+    return figure
+
+
 CLAIM = Claim(
     id="spry-variance",
     paper="2405.15551",
@@ -69,4 +106,5 @@ CLAIM = Claim(
     headline="E|g_hat - g|^2/|g|^2 of a round of 10 clients and 600 parameters: split {split:.1f} (law "
     "{split_law:.1f}), averaged {averaged:.1f} (law {averaged_law:.1f}), averaged with one seed for all {one_seed:.0f}",
     depends=("forwardgrad.federated.spry", "forwardgrad.federated.split", "forwardgrad.methods.forward"),
+    draw=draw,
 )

@@ -18,6 +18,11 @@ from forwardgrad.testing.problems import cross_entropy
 from forwardgrad.train.threads import threads
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
+
+if TYPE_CHECKING:
     from flwr.clientapp import ClientApp
     from flwr.serverapp import ServerApp
 
@@ -130,6 +135,32 @@ def single_process(setting: Setting, seed: int, partitions: Sequence[int]) -> li
     return [p.detach() for p in replica.params.values()]
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Bytes of a message, ours and Flower's, beside the bounds and what sending weights would take.
+
+    Args:
+        record: of this claim.
+    """
+    from matplotlib.figure import Figure
+
+    figures = {name: values[0] for name, values in record.figures().items()}
+    figure = Figure(figsize=(7, 2.2), layout="constrained")
+    axes = figure.subplots()
+    for place, (name, bound) in enumerate((("down", 500), ("up", 200))):
+        ours, whole = figures[f"{name}_payload"], figures[f"{name}_message"]
+        axes.barh(place, ours, height=0.5, color="#0072B2", label="ours" if place == 0 else None)
+        axes.barh(place, whole - ours, 0.5, ours, color="#bdbdbd", label="Flower's envelope" if place == 0 else None)
+        axes.plot([bound] * 2, [place - 0.36, place + 0.36], color="#D55E00", lw=1.6)
+        axes.annotate(f"{whole:.0f}", (whole, place), (5, 0), textcoords="offset points", va="center")
+    axes.set_yticks((0, 1), ("server to client", "client to server"))
+    axes.invert_yaxis()
+    axes.grid(visible=False)
+    axes.set(title=f"Bytes a client and round; the trained weights are {figures['weights']:,.0f}")
+    axes.set_xlabel("marks: the bound", loc="left")
+    axes.legend(frameon=False, loc="lower right")
+    return figure
+
+
 CLAIM = Claim(
     id="spry-wire",
     paper="2405.15551",
@@ -152,4 +183,5 @@ CLAIM = Claim(
         "forwardgrad.federated.coordinator", "forwardgrad.federated.flower", "forwardgrad.testing.adapted",
         "forwardgrad.testing.in_process",
     ),
+    draw=draw,
 )  # fmt: skip
