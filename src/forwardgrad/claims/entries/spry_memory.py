@@ -119,7 +119,7 @@ def draw(record: ClaimRecord) -> Figure:
     axes.set_yticks(range(len(names)), names.values())
     axes.invert_yaxis()
     axes.grid(visible=False)
-    axes.set(title="Peak above the weights of a client with MiniLM's shape, MiB")
+    axes.set(title="Peak of a client above its weights, MiB")
     axes.margins(x=0.1)
     return figure
 
