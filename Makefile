@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 	@sed 's/^torch==[0-9.]*/torch==$(TORCH)/' constraints.txt > $(VENV)/constraints.txt
 	@$(PY) -m pip install --quiet --upgrade --constraint $(VENV)/constraints.txt pip
 	@$(PY) -m pip install --quiet --constraint $(VENV)/constraints.txt torch==$(TORCH)
-	@$(PY) -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[train,hf,text,images,solvers,fetch,tensorboard]' --group dev
+	@$(PY) -m pip install --quiet --constraint $(VENV)/constraints.txt --editable '.[train,hf,text,images,solvers,fetch,tensorboard,federated]' --group dev
 	@touch $@
 
 demo: $(READY) ## train the digits with and without backprop, compare, and show the ledger of claims

@@ -26,6 +26,7 @@ REASONS = {
     "jinja2": "the report, a page",
     "tensorboard": "event files: their format is read by others",
     "typer": "the command; its help text is tested",
+    "click": "the last that typer 0.20 uses without a warning of deprecation",
     "scikit-learn": "the digits: accuracies depend on the split it makes",
     "matplotlib": "the picture at the end of a run",
     "optuna": "the search for learning rates: which ones it tries depends on its version",
@@ -34,6 +35,7 @@ REASONS = {
     "pyamg": "SOR, whose sweeps are counted",
     "datasets": "fetches the texts",
     "pooch": "fetches files with a known checksum",
+    "flwr": "its message API, of which every version has its own; it holds packaging, protobuf, rich and typer back",
     "pytest": "configuration in [tool.pytest] needs 9",
     "pytest-xdist": "one test process per core",
     "hypothesis": "examples are derandomised, and so depend on its version",
@@ -73,17 +75,21 @@ def package_of(requirement: str) -> str:
 def closure(roots: set[str], installed: dict[str, metadata.Distribution]) -> dict[str, list[str]]:
     """Each package that the roots need, with the packages that ask for it."""
     users: dict[str, list[str]] = {root: [] for root in sorted(roots)}
+    extras: dict[str, set[str]] = {}
     waiting = list(users)
     while waiting:
         name = waiting.pop(0)
         for requirement in installed[name].requires or []:
             needed = package_of(requirement)
-            if "extra ==" in requirement or needed not in installed:
+            extra = re.search(r"extra == ['\"]([^'\"]+)", requirement)
+            if needed not in installed or (extra and extra[1] not in extras.get(name, ())):
                 continue
-            if needed not in users:
-                users[needed] = []
+            asked = set(re.findall(r"[\w.-]+", (re.search(r"^[^;]*?\[([^]]*)\]", requirement) or [""] * 2)[1]))
+            if needed not in users or asked - extras.get(needed, set()):  # looked at again for extras that are new
+                extras.setdefault(needed, set()).update(asked)
                 waiting.append(needed)
-            users[needed].append(name)
+            known = users.setdefault(needed, [])
+            known.extend([] if name in known else [name])
     return users
 
 

@@ -4,10 +4,13 @@ import hashlib
 from importlib.util import find_spec
 from pathlib import Path
 
+from forwardgrad.train.tasks.profiles import SOURCE
+
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLES = ROOT / "examples" / "gallery"
-# Scripts that want more than the docs group and the extra `train`.
+# Scripts that want more than the docs group and the extra `train`, and those that want files below FORWARDGRAD_DATA.
 NEEDS = {"5_transformer": ("transformers", "peft"), "9_black_box": ("scipy", "pyamg")}
+DATA = {"9_wall_model": SOURCE}
 
 
 def config(docs: Path) -> dict:
@@ -18,6 +21,7 @@ def config(docs: Path) -> dict:
     """
     forget(docs / "gallery")
     idle = [stem for stem, needed in NEEDS.items() if not all(map(find_spec, needed))]
+    idle += [stem for stem, source in DATA.items() if not source.look().present]
     return {
         "examples_dirs": str(EXAMPLES),
         "gallery_dirs": "gallery",

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from sphinx.errors import ExtensionError
 
 from forwardgrad.claims import Claim, ClaimRecord, ledger, standing
@@ -65,7 +66,9 @@ def _section(claim: Claim, record: ClaimRecord, row: dict[str, Any], generated: 
     lines.append("\n".join(checks))
     if claim.draw is not None:
         picture = generated / f"claim-{claim.id}.svg"
-        claim.draw(record).savefig(picture, bbox_inches="tight")
+        figure = claim.draw(record)
+        figure.savefig(picture, bbox_inches="tight")
+        plt.close(figure)  # pyplot would keep it, and warn of the twenty-first
         lines.append(f"![{claim.sentence}](generated/{picture.name})")
     setting = ", ".join(f"{key} {value}" for key, value in record.setting.items())
     versions = ", ".join(f"{name} {value}" for name, value in record.versions.items() if value != "not installed")

@@ -8,7 +8,7 @@ from pathlib import Path
 from docstrings import escaped
 
 import forwardgrad as fg
-from forwardgrad import blackbox, exact, methods, optim
+from forwardgrad import blackbox, exact, federated, fixedpoint, methods, optim
 
 PAGE = """\
 {name}
@@ -33,7 +33,8 @@ ROW = """\
 
 def classes() -> Iterator[type]:
     """The classes of the rooms that carry a passport, in the order of their names."""
-    for _, value in sorted((vars(methods) | vars(blackbox) | vars(exact) | vars(optim)).items()):
+    rooms = (methods, blackbox, exact, federated, fixedpoint, optim)
+    for _, value in sorted({name: value for room in rooms for name, value in vars(room).items()}.items()):
         if inspect.isclass(value) and getattr(value, "passport", None) is not None:
             yield value
 

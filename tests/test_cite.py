@@ -8,11 +8,11 @@ import re
 import pytest
 
 import forwardgrad as fg
-from forwardgrad import blackbox, exact, methods
+from forwardgrad import blackbox, exact, fixedpoint, methods
 
 METHODS = [
     value
-    for room in (methods, blackbox, exact)
+    for room in (methods, blackbox, exact, fixedpoint)
     for value in vars(room).values()
     if inspect.isclass(value) and hasattr(value, "passport")
 ]

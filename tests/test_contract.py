@@ -8,13 +8,13 @@ import pytest
 import torch
 
 import forwardgrad as fg
-from forwardgrad import blackbox, exact, methods
+from forwardgrad import blackbox, exact, federated, methods
 from forwardgrad.testing import CONTRACT, Contract, check_contract, theorems
 
 CASES = [pytest.param(theorem, id=f"{row.name}: {name}") for row in CONTRACT for name, theorem in theorems(row).items()]
 METHODS = [
     value
-    for room in (methods, exact, blackbox)
+    for room in (methods, exact, blackbox, federated)
     for value in vars(room).values()
     if inspect.isclass(value) and hasattr(value, "passport")
 ]

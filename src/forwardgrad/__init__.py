@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from forwardgrad import blackbox, errors, exact, layers, testing
+    from forwardgrad import blackbox, errors, exact, federated, layers, testing, wall_model
     from forwardgrad.bilevel import TangentGrowth, Unroll, tangent_growth
     from forwardgrad.blackbox import BlackBox, Surrogate, SurrogateControl
     from forwardgrad.citation import cite
@@ -20,6 +20,15 @@ if TYPE_CHECKING:
     from forwardgrad.distributed import SplitDirections
     from forwardgrad.estimate import Accumulate, Apply, Collect, Estimate, Method, backward
     from forwardgrad.exact import Moonwalk, PureMoonwalk
+    from forwardgrad.federated import Spry
+    from forwardgrad.fixedpoint import (
+        DtypeTrace,
+        FixedPointNet,
+        FixedPointObjective,
+        IntegerCrossEntropy,
+        SignSPSA,
+        quantise,
+    )
     from forwardgrad.forward_ad import inner_gradient, push_forward, rule, stop_gradient
     from forwardgrad.gradient import FactoredGradient
     from forwardgrad.learning_rate import suggest_lr
@@ -76,6 +85,8 @@ _WHERE = {
     "distributed": "SplitDirections",
     "estimate": "Accumulate Apply Collect Estimate Method backward",
     "exact": "Moonwalk PureMoonwalk",
+    "federated": "Spry",
+    "fixedpoint": "DtypeTrace FixedPointNet FixedPointObjective IntegerCrossEntropy SignSPSA quantise",
     "forward_ad": "inner_gradient push_forward rule stop_gradient",
     "gradient": "FactoredGradient",
     "learning_rate": "suggest_lr",
@@ -91,7 +102,7 @@ _WHERE = {
     "Tangents",
 }
 _NAMES = {name: module for module, names in _WHERE.items() for name in names.split()}
-_MODULES = ("blackbox", "errors", "exact", "layers", "testing")
+_MODULES = ("blackbox", "errors", "exact", "federated", "layers", "testing", "wall_model")
 
 __all__ = [
     "DFA",
@@ -114,12 +125,16 @@ __all__ = [
     "CoordinateDraw",
     "Differentiable",
     "DirectKolenPollack",
+    "DtypeTrace",
     "Estimate",
     "FactoredGradient",
+    "FixedPointNet",
+    "FixedPointObjective",
     "ForwardGradient",
     "FrankWolfe",
     "FunctionObjective",
     "Gaussian",
+    "IntegerCrossEntropy",
     "Jvp",
     "Key",
     "L1Ball",
@@ -143,11 +158,13 @@ __all__ = [
     "PureMoonwalk",
     "Rademacher",
     "RankOneRademacher",
+    "SignSPSA",
     "Simplex",
     "Sited",
     "Sparse",
     "Sphere",
     "SplitDirections",
+    "Spry",
     "Surrogate",
     "SurrogateControl",
     "TangentGrowth",
@@ -161,16 +178,19 @@ __all__ = [
     "doctor",
     "errors",
     "exact",
+    "federated",
     "forward_baseline",
     "inner_gradient",
     "layers",
     "measure",
     "push_forward",
+    "quantise",
     "rule",
     "stop_gradient",
     "suggest_lr",
     "tangent_growth",
     "testing",
+    "wall_model",
 ]
 
 __version__ = version("forwardgrad")

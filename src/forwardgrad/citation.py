@@ -95,11 +95,25 @@ _BIBTEX = {
   year={2018},
   eprint={1809.03054}
 }""",
+    "2405.15551": """@inproceedings{panchal2024thinking,
+  title={Thinking Forward: Memory-Efficient Federated Finetuning of Language Models},
+  author={Panchal, Kunjal and others},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2024},
+  eprint={2405.15551}
+}""",
     "2402.14212": """@article{krylov2024moonwalk,
   title={Moonwalk: Inverse-Forward Differentiation},
   author={Krylov, Dmitrii and Karamzade, Armin and Fox, Roy},
   journal={arXiv preprint arXiv:2402.14212},
   year={2024}
+}""",
+    "2411.04036": """@inproceedings{feng2024stepping,
+  title={Stepping Forward on the Last Mile},
+  author={Feng and others},
+  booktitle={Advances in Neural Information Processing Systems},
+  year={2024},
+  eprint={2411.04036}
 }""",
     "2403.12511": """@article{rostami2024projected,
   title={Projected Forward Gradient-Guided {Frank-Wolfe} Algorithm via Variance Reduction},

@@ -60,6 +60,10 @@ class OutOfMemoryError(ForwardGradError, MemoryError):
     """No memory is left for what was asked."""
 
 
+class ReplicaError(ForwardGradError, RuntimeError):
+    """A copy of a model that cannot follow the others, or a round in which nobody answered."""
+
+
 class StrictError(ForwardGradError, RuntimeError):
     """Under strict=True: an operation without a rule, or a value read out of a tensor that carries a tangent."""
 

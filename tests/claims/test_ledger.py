@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import re
 import sys
 from dataclasses import dataclass, replace
 
@@ -14,13 +16,14 @@ from forwardgrad.claims.fingerprint import fingerprint, meaning
 from forwardgrad.claims.record import file_name
 from forwardgrad.claims.table import rows
 from forwardgrad.cli import app
-from forwardgrad.errors import CheckpointError, InputError, NonFiniteError
+from forwardgrad.errors import CheckpointError, InputError, MissingExtraError, NonFiniteError
 from forwardgrad.train.output import OutputFolder
 
 
 @dataclass(frozen=True)
 class Setting:
     size: float = 2.0
+    steps: tuple[int, ...] = (1, 2)  # becomes a list in the record
 
 
 def experiment(setting, seed, tell):
@@ -60,6 +63,10 @@ def test_what_is_beyond_reach_says_so_and_how_its_miniature_does(tmp_path):
     assert row["verdict"] == "out of reach" and row["because"] == "it needs 80 GB; the miniature holds"
     (row,) = rows([replace(claim, checks=(Check("a", at_most=1.0),))], tmp_path)
     assert "the miniature fails: not a <= 1" in row["because"]
+    large = replace(claim, settings={"quick": Setting(), "gpu": Setting(4.0)})
+    run(large, "gpu", OutputFolder(tmp_path).ready(), silent)
+    (row,) = rows([large], tmp_path)
+    assert row["verdict"] == "out of reach" and row["because"] == "it needs 80 GB; what one card can do holds"
 
 
 def test_a_run_goes_on_with_the_seeds_it_lacks(tmp_path):
@@ -133,12 +140,21 @@ def test_bad_records_claims_and_figures_are_sentences(tmp_path):
         named(["forward-gradient-bf61"])
 
 
-def test_every_claim_has_its_own_id_and_can_be_checked():
+def test_every_claim_has_its_own_id_and_picture_and_can_be_checked():
     claims = ledger()
     assert len({claim.id for claim in claims}) == len(claims) >= 2
     for claim in claims:
         assert claim.experiment.__module__.rpartition(".")[2] == claim.id.replace("-", "_"), claim.id
+        assert claim.draw is not None and claim.draw.__name__ == "draw", claim.id
         fingerprint(claim)
+
+
+def test_a_claim_that_borrows_from_another_depends_on_it():
+    """Its fingerprint covers its own file and what it names, and nothing that either of them imports."""
+    borrowed = re.compile(r"^from (forwardgrad\.claims\.entries\.\w+) import", re.MULTILINE)
+    for claim in ledger():
+        source = inspect.getsource(inspect.getmodule(claim.experiment))
+        assert set(borrowed.findall(source)) <= set(claim.depends), claim.id
 
 
 def test_the_command_lists_runs_and_skips(tmp_path, monkeypatch):
@@ -160,3 +176,15 @@ def test_the_command_lists_runs_and_skips(tmp_path, monkeypatch):
     )
     unknown = call("run", "forward-gradient-bf61", "--records", tmp_path)
     assert unknown.exit_code == 2 and "`forward-gradient-bf16`" in unknown.output
+
+
+def test_a_claim_that_lacks_an_extra_is_skipped_and_the_others_run(tmp_path, monkeypatch):
+    def lacking(setting, seed, tell):
+        raise MissingExtraError("nets need transformers", "no transformers", "pip install 'forwardgrad[hf]'")
+
+    poor = replace(CLAIM, id="poor", experiment=lacking)
+    monkeypatch.setattr("forwardgrad.claims.named", lambda ids: (poor, CLAIM))
+    ran = CliRunner().invoke(app, ["claims", "run", "all", "--records", str(tmp_path), "--quiet"])
+    assert ran.exit_code == 0, ran.output
+    assert "Skipped: poor. nets need transformers" in ran.output and "reproduced" in ran.output
+    assert [path.name for path in tmp_path.glob("*.json")] == [file_name("toy", "quick")]

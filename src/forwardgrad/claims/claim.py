@@ -91,10 +91,12 @@ class Claim:
         seeds: by tier; one, the number 0, where a tier is not named.
         depends: modules whose code decides the figures; the record is stale once one of them changes in more than
             comments and docstrings.
+        beyond: why the claim itself is out of reach on the machines at hand; the experiment is then its miniature, and
+            the tier gpu, where there is one, as much of it as one large card can do.
+        draw: draws the record's picture for the page of claims. It lies in the claim's own file under this name, so
+            that the record outlives a change of it; None only while there is none yet.
         packages: what the experiment imports beyond the library's own needs, by name, the extra that installs it. Where
             one is missing the claim is skipped.
-        beyond: why the claim itself is out of reach on the machines at hand; the experiment is then its miniature.
-        draw: draws the record's picture; None where a table says it all.
     """
 
     id: str

@@ -79,7 +79,8 @@ def _continued(fresh: ClaimRecord, output: OutputFolder) -> ClaimRecord:
     if not path.exists():
         return fresh
     old = read_record(path)
-    decided = lambda record: (record.fingerprint, record.versions, record.setting)
+    # As JSON on both sides: a file knows no tuples.
+    decided = lambda record: record.model_dump(mode="json", include={"fingerprint", "versions", "setting"})
     return old if decided(old) == decided(fresh) else fresh
 
 

@@ -40,7 +40,8 @@ def row_of(claim: Claim, record: ClaimRecord | None) -> dict[str, Any]:
     because = claim.beyond or "; ".join(f"not {check}" for check in broken)
     verdict = claim.verdict(figures)
     if claim.beyond:
-        because += f"; the miniature {'holds' if not broken else 'fails: not ' + ', not '.join(broken)}"
+        tried = "what one card can do" if record.tier == "gpu" else "the miniature"
+        because += f"; {tried} {'holds' if not broken else 'fails: not ' + ', not '.join(broken)}"
     return fixed | {
         "ours": record.headline(claim),
         "verdict": str(verdict),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TASKS = (
     "digits", "mnist", "fashion-mnist", "cifar10", "fsdd", "tinyshakespeare", "sphere", "rosenbrock",
-    "styblinski-tang", "beale", "sst2", "ag-news",
+    "styblinski-tang", "beale", "sst2", "ag-news", "channel",
 )  # fmt: skip
 METHODS = ("backprop", "checkpointed", "spsa", "forward", "control")
 

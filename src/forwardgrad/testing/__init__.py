@@ -9,6 +9,7 @@ that must reject it.
 
 from __future__ import annotations
 
+from forwardgrad.testing.adapted import adapted
 from forwardgrad.testing.chains import coupled, patches, rings
 from forwardgrad.testing.contract import Contract, check_contract, theorems
 from forwardgrad.testing.cost import check_cost, check_memory, check_tape
@@ -16,7 +17,7 @@ from forwardgrad.testing.descent import check_descent
 from forwardgrad.testing.dtype import check_device, check_dtype
 from forwardgrad.testing.exact import check_exact
 from forwardgrad.testing.mutants import MUTANTS, Mutant, check_rejected
-from forwardgrad.testing.problems import BOWL, Problem, bowl, net, tower
+from forwardgrad.testing.problems import BOWL, Problem, bowl, cross_entropy, net, tower
 from forwardgrad.testing.replay import check_replay
 from forwardgrad.testing.state import check_state
 from forwardgrad.testing.table import CONTRACT
@@ -28,5 +29,5 @@ __all__ = [
     "Mutant", "check_rejected", "MUTANTS",
     "check_unbiased", "check_variance", "check_projection", "check_exact", "check_descent",
     "check_cost", "check_memory", "check_tape", "check_replay", "check_dtype", "check_device", "check_state",
-    "Problem", "BOWL", "bowl", "net", "tower", "rings", "patches", "coupled",
+    "Problem", "BOWL", "bowl", "net", "tower", "rings", "patches", "coupled", "adapted", "cross_entropy",
 ]  # fmt: skip

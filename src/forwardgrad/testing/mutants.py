@@ -19,6 +19,7 @@ from forwardgrad.estimate import Deliver, Estimate, Method
 from forwardgrad.exact import PureMoonwalk
 from forwardgrad.exact.registry import RULES, Swept
 from forwardgrad.exact.rules.linear import LinearRule
+from forwardgrad.federated import EveryLayer, Spry
 from forwardgrad.gradient import FactoredGradient
 from forwardgrad.methods import DFA, Backprop, ForwardGradient
 from forwardgrad.objective import Objective, Params, Slopes
@@ -226,6 +227,14 @@ def shifted_in_place(objective: Objective, params: Params, key: Key | None) -> E
     return Estimate(losses[-1], Mean()(slopes, v), slopes, key)
 
 
+def clients_of_one_seed(objective: Objective, params: Params, key: Key | None) -> Estimate:
+    """Clients that all draw from the key of the round, as some published code does: an average over one draw."""
+    key = key if key is not None else Key.draw()
+    honest = Spry(split=EveryLayer())
+    once = honest.measure(objective, params, key, 0, 1)
+    return once._replace(key=key, slopes=once.slopes.repeat(4))
+
+
 def evaluated_twice(objective: Objective, params: Params, key: Key | None) -> Estimate:
     """One more forward pass: batch statistics are updated twice."""
     with torch.no_grad():
@@ -316,6 +325,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "draw correlated", _distorted(Gaussian(), lambda name, v: (v + 0.2 * v.roll(1, -1)) / 1.04**0.5), "unbiased"
     ),
     _mutant("one tangent for all", _distorted(Rademacher(), one_for_all), "variance"),
+    _mutant("clients of one seed", _around(clients_of_one_seed), "variance", variance=(BOWL - 1) / 4),
     _mutant("projected apart", _combined(projected_apart, _FEW), "projection", projection=True),
     _mutant("half precision on the way", _changed(Backprop(), in_half_precision), "exact", exact=1e-10),
     _mutant("transpose for inverse", _around(transposed_for_inverted), "exact", exact=1e-10),

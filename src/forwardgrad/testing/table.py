@@ -14,6 +14,7 @@ from forwardgrad.blackbox import Surrogate, SurrogateControl
 from forwardgrad.combine import Control
 from forwardgrad.estimate import Method
 from forwardgrad.exact import Moonwalk, PureMoonwalk
+from forwardgrad.federated import EveryLayer, Spry
 from forwardgrad.methods import (
     DFA,
     FDFA,
@@ -260,6 +261,19 @@ CONTRACT: tuple[Contract, ...] = (
         draws_nothing=True,
         net=calm,
         tower=stack,
+    ),
+    Contract(
+        "split among clients",  # the bowl is one layer, which all of them share
+        lambda: Spry(4, ForwardGradient(_K // 4)),
+        variance=(BOWL - 1) / _K,
+        passes=(4.0, 4 * 1.05 * (1 + _K // 4)),
+    ),
+    Contract(
+        "averaged over clients",
+        lambda: Spry(2, split=EveryLayer()),
+        variance=(BOWL - 1) / 2,
+        passes=(2 * 1.8, 2 * 2.1),
+        peak=(1, 2.7),
     ),
     _fed_back("learned feedback", FDFA, (5, 6.1)),  # on the tower a feedback matrix is as large as a layer
     _fed_back("activity-perturbed", ActivityPerturbed, (3.5, 4.1)),

@@ -12,6 +12,7 @@ from forwardgrad.train.fetchers import FETCHERS, Fetcher
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.tasks import TASKS
 from forwardgrad.train.tasks.manifest import NAME, manifest
+from forwardgrad.train.tasks.sources import Files
 
 
 class Fetched(NamedTuple):
@@ -31,8 +32,10 @@ def fetcher_of(task: str) -> Fetcher:
     if task not in TASKS:
         raise ConfigError("fetching needs a task", f"`{task}`", nearest(task, FETCHERS))
     if task not in FETCHERS:
-        found = TASKS[task].source.look().needs
-        raise ConfigError("fetching needs a task with files", f"`{task}`, which needs {found}", "train it as it is")
+        source = TASKS[task].source
+        cure = f"put them into {source.target} by hand" if isinstance(source, Files) else "train it as it is"
+        found = f"`{task}`, which needs {source.look().needs}"
+        raise ConfigError("fetching needs a task whose files it can fetch", found, cure)
     return FETCHERS[task]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +12,11 @@ from torch.nn import functional as F
 
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 _RATE = 0.5  # of the inner descent
 
@@ -78,6 +84,35 @@ def _flat(grad: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([value.flatten() for value in grad.values()])
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Errors over the length of the loop."""
+    import matplotlib.pyplot as plt
+
+    names = {
+        "hessian_free": ("Hessian-free", "#8a8a8a", "-"),
+        "truncated": ("truncated", "#D55E00", "-"),
+        "neumann": ("Neumann", "#E69F00", "-"),
+        "single": (f"forward, K = {record.setting['num_tangents']}", "#56B4E9", "-"),
+        "mean": (f"mean of {record.setting['draws']} such", "#0072B2", "-"),
+        "law": ("what variance explains of it", "#0072B2", ":"),
+    }
+    steps = record.setting["steps"]
+    with plt.style.context("forwardgrad.train.look"):
+        figure, axes = plt.subplots(figsize=(7.6, 4.2))
+        for name, (label, colour, dashes) in names.items():
+            seen = torch.tensor(record.series(name))
+            if len(seen) > 1 and name != "law":
+                axes.fill_between(steps, seen.amin(0), seen.amax(0), color=colour, alpha=0.15, lw=0)
+            marker = "" if name == "law" else "o"
+            axes.plot(steps, seen.mean(0), color=colour, ls=dashes, marker=marker, ms=5, label=label)
+        axes.set(title="Error of the hypergradient, over its length", xscale="log", ylim=(0, None))
+        axes.set_xticks(steps, [f"{t:,}" for t in steps])
+        axes.minorticks_off()
+        axes.set_xlabel("inner steps T", loc="left")
+        axes.legend(loc="upper right")
+    return figure
+
+
 CLAIM = Claim(
     id="fg2u-bias",
     paper="2406.14095",
@@ -96,4 +131,5 @@ CLAIM = Claim(
         "forwardgrad.methods.hypergradient.neumann",
         "forwardgrad.methods.hypergradient.truncated",
     ),
+    draw=draw,
 )

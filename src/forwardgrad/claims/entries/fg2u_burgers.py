@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import pi
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,11 @@ from torch import Tensor
 
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 _TRUE = 0.01 / pi
 
@@ -90,6 +96,29 @@ def exact(times: np.ndarray, places: np.ndarray) -> np.ndarray:
     return -(np.sin(y) * mass).sum(2) / mass.sum(2)
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """The viscosity on its way to the true one, and the flow that it gives."""
+    import matplotlib.pyplot as plt
+
+    path, x, u = (record.series(name)[0] for name in ("nu", "x", "u"))
+    with plt.style.context("forwardgrad.train.look"):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(1, 1.15))
+        off = [abs(nu / _TRUE - 1) for nu in path]
+        left.plot(range(1, len(off) + 1), off, color="#0072B2")
+        left.axhline(0.97e-2, color="#8a8a8a", ls="--", lw=1.4)
+        left.annotate("published", (len(off), 0.97e-2), (0, 5), textcoords="offset points", ha="right", color="#666666")
+        left.set(title="Error of the viscosity found", yscale="log")
+        left.minorticks_off()
+        left.set_xlabel("outer steps, two solves each", loc="left")
+        right.plot(x, u, color="#D55E00")
+        near = [i for i, place in enumerate(x) if i % (len(x) // 8) == len(x) // 16]
+        right.plot([x[i] for i in near], exact(np.array([0.88]), np.array([x[i] for i in near]))[0], "o",
+                   color="#222222", ms=5)  # fmt: skip
+        right.set(title="The flow at t = 0.88, and what was read of it")
+        right.set_xlabel("x", loc="left")
+    return figure
+
+
 CLAIM = Claim(
     id="fg2u-burgers",
     paper="2406.14095",
@@ -100,4 +129,5 @@ CLAIM = Claim(
     checks=(Check("nu_error", at_most=0.2e-2), Check("seconds", at_most=30)),
     headline="error of nu {nu_error:.2e}, of u {u_error:.2e}, in {seconds:.0f} s of one core",
     depends=("forwardgrad.slopes", "forwardgrad.methods.forward"),
+    draw=draw,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt, pi
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +13,11 @@ from torch import Generator, Tensor
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.forward_ad.peak import PeakBytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 _BUMPS, _CELLS, _DT = 16, 96, 4e-3
 
@@ -94,6 +99,37 @@ def problem(steps: int, seed: int) -> tuple[fg.Unroll, Tensor, Tensor]:
     return replace(unroll, batch=readings.get), true, bumps
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """The fields found, over the true one; what each way holds."""
+    import matplotlib.pyplot as plt
+
+    names = {
+        "values": ("by values only", "#56B4E9", "-"),
+        "reverse": ("reverse unrolling", "#8a8a8a", "-"),
+        "forward": (f"{record.setting['num_tangents']} directions", "#0072B2", "-"),
+    }
+    x = [2 * i / _CELLS - 1 for i in range(_CELLS)]
+    figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
+    with plt.style.context("forwardgrad.train.look"):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(1.7, 1))
+        left.fill_between(x, record.series("true")[0], color="#eeeeee", lw=0)
+        left.plot(x, record.series("true")[0], color="#222222", lw=1, label="true")
+        for name, (label, colour, dashes) in names.items():
+            left.plot(x, record.series(name)[0], color=colour, ls=dashes, lw=1.8, label=label)
+        left.set(title="Viscosity along the ring", ylim=(0, None), xlim=(-1, 1))
+        left.set_xlabel("x", loc="left")
+        left.legend(loc="lower right")
+        held = {"forward": "#0072B2", "checkpointed": "#b5b5b5", "reverse": "#8a8a8a"}
+        for place, (name, colour) in enumerate(held.items()):
+            right.barh(-place, figures[f"{name}_kib"], height=0.55, color=colour)
+            note = f"{figures[f'{name}_kib']:,.0f}"
+            right.annotate(note, (figures[f"{name}_kib"], -place), (6, 0), textcoords="offset points", va="center")
+        right.set_yticks([0, -1, -2], list(held))
+        right.grid(visible=False)
+        right.set(title="Peak of a step, KiB", xlim=(0, 1.25 * figures["reverse_kib"]))
+    return figure
+
+
 CLAIM = Claim(
     id="fg2u-coefficient-field",
     paper="2406.14095",
@@ -107,4 +143,5 @@ CLAIM = Claim(
     "{reverse_error:.1%}, a constant {constant_error:.0%}; peak {forward_kib:.0f}, {reverse_kib:.0f} and checkpointed "
     "{checkpointed_kib:.0f} KiB",
     depends=("forwardgrad.bilevel.unroll", "forwardgrad.bilevel.segment", "forwardgrad.methods.forward"),
+    draw=draw,
 )

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -15,6 +16,11 @@ import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.flops import count_flops
 from forwardgrad.forward_ad.peak import PeakBytes
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,30 @@ def _seconds(work: Callable[[], object]) -> float:
     return min(once() for _ in range(4))
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Peaks over the length of the loop."""
+    import matplotlib.pyplot as plt
+
+    names = {
+        "reverse": ("reverse", "#2b2b2b"),
+        "checkpointed": ("reverse, checkpointed", "#8a8a8a"),
+        "forward": (f"forward, K = {record.setting['num_tangents']}", "#0072B2"),
+    }
+    steps = record.setting["steps"]
+    with plt.style.context("forwardgrad.train.look"):
+        figure, axes = plt.subplots(figsize=(7.2, 4.2))
+        for name, (label, colour) in names.items():
+            peaks = torch.tensor(record.series(name)).mean(0)
+            axes.plot(steps[: len(peaks)], peaks, color=colour, marker="o", label=label)
+        axes.set(title="Peak of one hypergradient, MiB", xscale="log", yscale="log", ylim=(1, None))
+        axes.set_xticks(steps, [f"{t:,}" for t in steps])
+        axes.set_yticks((1, 3, 10, 30, 100), ("1", "3", "10", "30", "100"))
+        axes.minorticks_off()
+        axes.set_xlabel("inner steps T", loc="left")
+        axes.legend(loc="upper left")
+    return figure
+
+
 CLAIM = Claim(
     id="fg2u-memory",
     paper="2406.14095",
@@ -120,4 +150,5 @@ CLAIM = Claim(
     "{longest_reverse:.0f} reverse {reverse_mib:.0f} MiB, checkpointed {checkpointed_mib:.1f} MiB; a step with 1 and 8 "
     "directions costs {cost_1:.1f} and {cost_8:.1f} steps in products ({time_1:.1f} and {time_8:.1f} in time)",
     depends=("forwardgrad.bilevel.unroll", "forwardgrad.bilevel.segment", "forwardgrad.forward_ad.inner"),
+    draw=draw,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.distributed as dist
@@ -14,6 +15,11 @@ from torch import Tensor
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.claims.entries.fg2u_variance import problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,26 @@ def _rank(rank: int, setting: Setting, seed: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """What a process sends a step, beside a hypergradient."""
+    import matplotlib.pyplot as plt
+
+    figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
+    rows = {"its slopes": (figures["sent"], "#0072B2"), "a hypergradient": (figures["hyper_bytes"], "#b5b5b5")}
+    with plt.style.context("forwardgrad.train.look"):
+        figure, axes = plt.subplots(figsize=(7.2, 2.1))
+        for place, (count, colour) in enumerate(rows.values()):
+            axes.barh(-place, count, height=0.55, color=colour)
+            axes.annotate(f"{count:,.0f}", (count, -place), (6, 0), textcoords="offset points", va="center")
+        axes.set_yticks([0, -1], list(rows))
+        axes.grid(visible=False)
+        axes.set(title="Bytes that a process sends a step", xlim=(0, 1.15 * figures["hyper_bytes"]))
+        k, processes = record.setting["num_tangents"], record.setting["processes"]
+        differing = f"{figures['differing']:.0f} hyperparameters differ in any bit"
+        axes.set_xlabel(f"K = {k} directions over {processes} processes; {differing}", loc="left")
+    return figure
+
+
 CLAIM = Claim(
     id="fg2u-split",
     paper="2406.14095",
@@ -68,5 +94,11 @@ CLAIM = Claim(
     checks=(Check("differing", at_most=0), Check("moved", at_least=1e-3)),
     headline="{differing:.0f} hyperparameters differ from one process's in any bit; {sent:.0f} bytes of slopes a "
     "process and step, where a hypergradient has {hyper_bytes:.0f}",
-    depends=("forwardgrad.bilevel.unroll", "forwardgrad.distributed.directions", "forwardgrad.methods.forward"),
+    depends=(
+        "forwardgrad.bilevel.unroll",
+        "forwardgrad.claims.entries.fg2u_variance",
+        "forwardgrad.distributed.directions",
+        "forwardgrad.methods.forward",
+    ),
+    draw=draw,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor
@@ -11,6 +12,11 @@ from torch.nn import functional as F
 
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,34 @@ def _flat(grad: Mapping[str, Tensor], hyper: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([grad[name].flatten() for name in hyper])
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Squared errors on the line of the law."""
+    import matplotlib.pyplot as plt
+
+    ks = torch.tensor(record.setting["num_tangents"], dtype=torch.float64)
+    law = torch.tensor(record.series("law")[0], dtype=torch.float64)
+    fine = torch.logspace(-0.2, float(ks[-1].log10()) + 0.2, 50, dtype=torch.float64)
+    with plt.style.context("forwardgrad.train.look"):
+        figure, axes = plt.subplots(figsize=(6.4, 4.0))
+        axes.plot(fine, law[0] * ks[0] / fine, color="#8a8a8a", lw=1.4)
+        axes.annotate("(N - 1)/K", (fine[30], law[0] / fine[30]), (8, 2), textcoords="offset points", color="#666666")
+        for seed, errors in zip(record.runs, record.series("error"), strict=True):
+            axes.plot(
+                ks, errors, "o", color="#0072B2", ms=9, mec="white", label=None if seed else "measured, a seed each"
+            )
+            for k, error, known in zip(ks, errors, law, strict=True):
+                if not seed:
+                    axes.annotate(
+                        f"{100 * (error / known - 1):+.1f} %", (k, error), (10, 8), textcoords="offset points"
+                    )
+        axes.set(title="Squared error of a hypergradient, over |g|²", xscale="log", yscale="log")
+        axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
+        axes.set_yticks((3, 10, 30, 100), ("3", "10", "30", "100"))
+        axes.minorticks_off()
+        axes.set_xlabel("K directions; figures: how far off the law the first seed is", loc="left")
+    return figure
+
+
 CLAIM = Claim(
     id="fg2u-variance",
     paper="2406.14095",
@@ -93,4 +127,5 @@ CLAIM = Claim(
     headline="variance over (N - 1)/K: {over_law_1:.3f}, {over_law_4:.3f}, {over_law_16:.3f} at K = 1, 4, 16; error of "
     "the mean over all directions {mean_error:.1%}, {mean_over_law:.2f} of what the variance explains",
     depends=("forwardgrad.bilevel.unroll", "forwardgrad.forward_ad.inner", "forwardgrad.methods.forward"),
+    draw=draw,
 )

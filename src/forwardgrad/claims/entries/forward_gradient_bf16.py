@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,6 +16,11 @@ from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.module import ModuleObjective
 from forwardgrad.tangents import Tangents
 from forwardgrad.train.tasks.gpt import Gpt
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -80,6 +86,30 @@ def _error(slopes: Tensor, exact: Tensor) -> float:
     return float((slopes - exact).norm() / exact.norm())
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Slopes taken in bfloat16 over those of float64: what is on the diagonal is right."""
+    import matplotlib.pyplot as plt
+
+    names = {
+        "written": ("central differences", "#D55E00", "x"),
+        "pushed": ("pushed tangents", "#0072B2", "o"),
+        "kept": ("differences, loss in float32", "#E69F00", "+"),
+    }
+    exact = torch.tensor(record.series("exact")).flatten()
+    far = 1.1 * float(exact.abs().max())
+    with plt.style.context("forwardgrad.train.look"):
+        figure, axes = plt.subplots(figsize=(8.4, 4.4))
+        axes.plot([-far, far], [-far, far], color="#cccccc", lw=1.2)
+        for name, (label, colour, marker) in names.items():
+            seen = torch.tensor(record.series(name)).flatten()
+            axes.plot(exact, seen.clamp(-2 * far, 2 * far), marker, color=colour, ms=6, mew=1.6, label=label)
+        axes.set(title="A slope in bfloat16, over the same in float64")
+        axes.grid(visible=True, axis="both")
+        axes.set_xlabel("slope, float64", loc="left")
+        figure.legend(loc="outside right upper")
+    return figure
+
+
 CLAIM = Claim(
     id="forward-gradient-bf16",
     paper="2405.15551",
@@ -92,4 +122,5 @@ CLAIM = Claim(
     headline="slope error with model and loss in bfloat16: pushed {pushed:.1%}; central differences at 1e-3 "
     "{written:.0%} ({kept:.0%} with the loss alone in float32)",
     depends=("forwardgrad.slopes",),
+    draw=draw,
 )

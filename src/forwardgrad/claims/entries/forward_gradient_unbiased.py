@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Generator, Tensor, nn
@@ -10,6 +11,11 @@ from torch import Generator, Tensor, nn
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.testing.problems import cross_entropy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,28 @@ def _flat(model: nn.Module, sink: fg.Collect) -> Tensor:
     return torch.cat([sink.grads[name].flatten() for name, _ in model.named_parameters()])
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """The error of the mean over draws, falling as the variance says."""
+    import matplotlib.pyplot as plt
+
+    draws, K, n = record.setting["draws"], record.setting["num_tangents"], 411
+    errors = torch.tensor(record.series("error"))
+    at = torch.arange(errors.shape[1]) * max(1, draws // 200) + 1
+    with plt.style.context("forwardgrad.train.look"):
+        figure, axes = plt.subplots(figsize=(7.2, 4.0))
+        axes.plot(at, (n + 1) ** 0.5 / (K * at) ** 0.5, color="#8a8a8a", lw=1.4, label="√((n + 1)/(K draws))")
+        for curve in errors:
+            axes.plot(at, curve, color="#0072B2", lw=1.8)
+        axes.plot([], [], color="#0072B2", label="measured")
+        axes.set(title="Error of the mean of forward gradients", xscale="log", yscale="log")
+        axes.set_yticks((0.2, 0.5, 1, 2), ("0.2", "0.5", "1", "2"))
+        axes.set_xticks((1, 10, 100), ("1", "10", "100"))
+        axes.minorticks_off()
+        axes.set_xlabel(f"draws of K = {K} tangents, n = {n}", loc="left")
+        axes.legend(loc="upper right")
+    return figure
+
+
 CLAIM = Claim(
     id="forward-gradient-unbiased",
     paper="2202.08587",
@@ -66,4 +94,5 @@ CLAIM = Claim(
     headline="error of the mean {relative_error:.1%}, {over_law:.2f} of what the variance alone explains; "
     "{tape_bytes:.0f} bytes of tape",
     depends=("forwardgrad.methods.forward", "forwardgrad.combine"),
+    draw=draw,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import inf
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
@@ -12,6 +13,11 @@ from forwardgrad.claims.claim import Check, Claim, Finding, Tell
 from forwardgrad.estimate import Method
 from forwardgrad.testing.chains import coupled, rings
 from forwardgrad.testing.problems import Problem
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,30 @@ def _worst(seen: dict[str, Tensor], known: dict[str, Tensor]) -> float:
     return max(_errors(seen, known))
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Errors from the first parameter to the last, of the first seed."""
+    import matplotlib.pyplot as plt
+
+    names = {
+        "unanchored": ("mixed, no anchors", "#E69F00", "-"),
+        "pure": ("pure forward", "#D55E00", "-"),
+        "mixed": ("mixed, anchored", "#0072B2", "-"),
+        "backprop": ("backprop, off float64", "#2b2b2b", ":"),
+    }
+    with plt.style.context("forwardgrad.train.look"):
+        figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+        for axes, (family, title) in zip(both, {"conv": "Convolutions", "coupling": "Couplings"}.items(), strict=True):
+            for name, (label, colour, dashes) in names.items():
+                errors = record.series(f"{name}_{family}")[0]
+                axes.semilogy(range(1, len(errors) + 1), errors, color=colour, ls=dashes, lw=1.6, label=label)
+            axes.axhline(1e-4, color="#cccccc", lw=1)
+            axes.set(title=f"{title}: error of a gradient", ylim=(1e-8, 1e6))
+            axes.set_xlabel("parameter, from the first layer on; float32", loc="left")
+        both[0].annotate("the bound", (1, 1e-4), (0, 4), textcoords="offset points", fontsize=8.5, color="#666666")
+        both[1].legend(loc="upper left")
+    return figure
+
+
 CLAIM = Claim(
     id="moonwalk-exact",
     paper="2402.14212",
@@ -81,4 +111,5 @@ CLAIM = Claim(
         "forwardgrad.exact.rules.circular", "forwardgrad.exact.rules.activation", "forwardgrad.exact.rules.coupling",
         "forwardgrad.testing.chains",
     ),
+    draw=draw,
 )  # fmt: skip

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from math import inf, log
+from typing import TYPE_CHECKING
 
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
@@ -14,6 +15,11 @@ from forwardgrad.flops import count_flops
 from forwardgrad.testing.chains import rings
 from forwardgrad.testing.problems import Problem
 from forwardgrad.train.threads import threads
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,30 @@ def _exponent(depths: tuple[int, ...], values: list[float]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """FLOPs and time over depth, with the fitted exponents."""
+    import matplotlib.pyplot as plt
+
+    depths = record.series("depths")[0]
+    figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
+    names = {"naive": ("a slope per parameter", "#8a8a8a"), "moonwalk": ("pure-forward Moonwalk", "#0072B2")}
+    with plt.style.context("forwardgrad.train.look"):
+        figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2))
+        for axes, (what, title) in zip(both, {"flops": "Products", "time": "Seconds of one core"}.items(), strict=True):
+            for way, (label, colour) in names.items():
+                spent = record.series(f"{what}_{way}")[0]
+                axes.loglog(depths, spent, color=colour, marker="o", label=label)
+                power = f"depth^{figures[f'{what}_{way}']:.2f}"
+                axes.annotate(power, (depths[-1], spent[-1]), (8, 0), textcoords="offset points", va="center",
+                              color=colour)  # fmt: skip
+            axes.set(title=f"{title} for a gradient", xlim=(depths[0] / 1.15, depths[-1] * 2.2))
+            axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
+            axes.minorticks_off()
+            axes.set_xlabel("convolutions", loc="left")
+        both[0].legend(loc="upper left")
+    return figure
+
+
 CLAIM = Claim(
     id="moonwalk-linear-time",
     paper="2402.14212",
@@ -90,4 +120,5 @@ CLAIM = Claim(
         "forwardgrad.exact.pure", "forwardgrad.exact.walk", "forwardgrad.exact.rules.circular",
         "forwardgrad.methods.forward", "forwardgrad.testing.chains",
     ),
+    draw=draw,
 )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -15,6 +16,11 @@ from forwardgrad.forward_ad.peak import PeakBytes
 from forwardgrad.testing.chains import coupled, patches, rings
 from forwardgrad.testing.problems import Problem
 from forwardgrad.train.threads import threads
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from forwardgrad.claims.record import ClaimRecord
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,32 @@ def _seconds(ways: dict[str, Method], problem: Problem, rounds: int) -> dict[str
     return best
 
 
+def draw(record: ClaimRecord) -> Figure:
+    """Peak and time over backprop's, a column for each family of nets."""
+    import matplotlib.pyplot as plt
+
+    titles = {"patch": "Patches", "coupling": "Couplings", "conv": "Circular convolutions"}
+    names = {
+        "backprop": ("backprop", "#2b2b2b"),
+        "checkpointed": ("checkpointed", "#a5a5a5"),
+        "fused": ("update fused", "#6e6e6e"),
+        "moonwalk": ("Moonwalk", "#0072B2"),
+    }
+    figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
+    with plt.style.context("forwardgrad.train.look"):
+        figure, row = plt.subplots(1, 3, figsize=(10.4, 3.8), sharex=True, sharey=True)
+        for axes, (family, title) in zip(row, titles.items(), strict=True):
+            for name, (label, colour) in names.items():
+                place = figures[f"time_{name}_{family}"], figures[f"peak_{name}_{family}"]
+                axes.plot(*place, "o", color=colour, ms=11, mec="white")
+                drop = -13 if name == "fused" else 7  # the two that checkpoint lie close to each other
+                axes.annotate(label, place, (8, drop), textcoords="offset points", color=colour)
+            axes.set(title=title, ylim=(0, 1.12), xlim=(0.8, 4.4))
+            axes.set_xlabel("time, over backprop's", loc="left")
+        row[0].set_ylabel("peak, over backprop's")
+    return figure
+
+
 CLAIM = Claim(
     id="moonwalk-memory",
     paper="2402.14212",
@@ -114,4 +146,5 @@ CLAIM = Claim(
         "forwardgrad.exact.rules.conv", "forwardgrad.exact.rules.circular", "forwardgrad.exact.rules.activation",
         "forwardgrad.exact.rules.coupling", "forwardgrad.methods.checkpointed", "forwardgrad.testing.chains",
     ),
+    draw=draw,
 )  # fmt: skip

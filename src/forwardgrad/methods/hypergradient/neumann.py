@@ -44,7 +44,6 @@ class Neumann:
     References:
         | Memory-Efficient Gradient Unrolling for Large-Scale Bi-level Optimization (Shen et al., 2024),
           Neumann and Hessian-free, arXiv 2406.14095
-        | Optimizing millions of hyperparameters by implicit differentiation (Lorraine, Vicol, Duvenaud, 2020)
 
     Note:
         A and B are those of the step as it is, so that any inner optimizer has its series; the papers write plain

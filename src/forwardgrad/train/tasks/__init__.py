@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from forwardgrad.train.strict import spelled_out
 from forwardgrad.train.tasks.ag_news import AgNews
+from forwardgrad.train.tasks.channel import ChannelFlow
 from forwardgrad.train.tasks.cifar10 import Cifar10
 from forwardgrad.train.tasks.digits import Digits
 from forwardgrad.train.tasks.fashion_mnist import FashionMnist
@@ -30,6 +31,7 @@ AnyTask = (
     | SpokenDigits
     | Sst2
     | AgNews
+    | ChannelFlow
 )  # fmt: skip
 TaskChoice = Annotated[AnyTask, Field(discriminator="name"), BeforeValidator(spelled_out)]
 TASKS: dict[str, type[AnyTask]] = {choice.model_fields["name"].default: choice for choice in get_args(AnyTask)}
