@@ -117,7 +117,7 @@ def draw(record: ClaimRecord) -> Figure:
             axes.fill_between(heights, errors.amin(0), errors.amax(0), color=colour, alpha=0.2, lw=0)
         axes.set(title="Error of the wall stress at Re_tau = 1000, percent", xscale="log", ylim=(0, None))
         axes.set_xlabel("matching height y+", loc="left")
-        figure.legend(loc="outside right upper")
+        figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
