@@ -13,8 +13,6 @@ from bench.rivals import Rival
 
 # |slope - <g, v>| / (|g| |v|) in float32.
 TOLERANCE = 1e-6
-# |gradient - g| / |g| of a rival that computes the same gradient in another order.
-GRADIENT_TOLERANCE = 1e-4
 
 
 class Unequal(Exception):
@@ -71,7 +69,7 @@ def check(net: Net, rivals: list[Rival], draws: Mapping[str, Factors]) -> dict[s
             rival.gradient()
             found = {n: p.grad for n, p in net.model.named_parameters() if p.requires_grad}
             gap = {n: found[n] - g for n, g in grads.items() if found[n] is not None}
-            error, bound = _norm(gap) / _norm(grads), GRADIENT_TOLERANCE
+            error, bound = _norm(gap) / _norm(grads), rival.tolerance
         if not error <= bound:
             raise Unequal(f"{rival.name} is off by {error:.1e}, more than {bound:.0e}: nothing is timed")
         errors[rival.name] = error

@@ -67,7 +67,8 @@ def jax_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
             if key in grads:
                 p.grad = torch.from_numpy(jax.device_get(grads[key]).copy())
 
-    return [forward, Rival("JAX jit(grad)", None, filled, counted=False)]
+    # Of the wide perceptron XLA's gradient in float32 is 6e-4 off the one in float64, PyTorch's 5e-7.
+    return [forward, Rival("JAX jit(grad)", None, filled, tolerance=1e-3, counted=False)]
 
 
 def _wait(tree: Any) -> Any:

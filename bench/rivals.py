@@ -28,6 +28,7 @@ class Rival:
     slopes: pushes the given tangents, [K]; None for methods without slopes.
     gradient: draws, pushes and fills `p.grad`.
     exact: slopes are derivatives, and not differences.
+    tolerance: of its gradient against backprop's, relative, where it has no slopes to compare.
     counted: its memory is allocated where storages can be counted, which that of compiled code is not.
     """
 
@@ -35,6 +36,7 @@ class Rival:
     slopes: Callable[[], Tensor] | None
     gradient: Callable[[], None]
     exact: bool = True
+    tolerance: float = 1e-4
     counted: bool = True
 
 

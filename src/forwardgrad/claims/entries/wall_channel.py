@@ -131,7 +131,7 @@ def draw(record: ClaimRecord) -> Figure:
         right.axhline(100 * record.figures()["resolved_friction"][0], color="#8a8a8a", label="wall resolved")
         right.set(title="Error of the friction, percent", ylim=(0, None))
         right.set_xlabel("matching height y / delta", loc="left")
-        right.legend(loc="lower right")
+        right.legend(loc="upper right", bbox_to_anchor=(1, 0.95))
     return figure
 
 
