@@ -11,7 +11,7 @@ _ROUNDS = 10
 _WORD = 0xFFFFFFFF
 
 
-def philox(counter: Tensor, key: int) -> Tensor:
+def philox(counter: Tensor, keys: Tensor) -> Tensor:
     """Four random 32-bit words for every counter: ten rounds of a keyed bijection.
 
     (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)), and (k0, k1) += (W0,
@@ -19,7 +19,7 @@ def philox(counter: Tensor, key: int) -> Tensor:
 
     Args:
         counter: [4, N] int64, each entry in [0, 2^32).
-        key: 64 bits, k0 the low half and k1 the high one.
+        keys: [20] int64, the numbers of `round_keys`.
 
     Returns:
         [4, N] int64, each entry in [0, 2^32).
@@ -27,7 +27,15 @@ def philox(counter: Tensor, key: int) -> Tensor:
     References:
         Salmon, Moraes, Dror, Shaw (2011), Parallel random numbers: as easy as 1, 2, 3. SC11.
     """
-    return rounds(counter, torch.tensor(round_keys(key), device=counter.device).view(_ROUNDS, 2, 1))
+    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, 1)
+    even, odd = counter[0::2], counter[1::2]
+    for round_key in keys.view(_ROUNDS, 2, 1).unbind():
+        # Swapped to (M1 c2, M0 c0). The top bit may overflow into int64's sign: only bits are read, so no
+        # harm.
+        product = (even * multipliers).flip(0)
+        even = (product >> 32).bitwise_and_(_WORD).bitwise_xor_(odd).bitwise_xor_(round_key)
+        odd = product.bitwise_and_(_WORD)
+    return torch.stack((even, odd), dim=1).flatten(0, 1)
 
 
 def round_keys(key: int) -> list[int]:
@@ -38,21 +46,3 @@ def round_keys(key: int) -> list[int]:
     """
     halves = (key & _WORD, key >> 32 & _WORD)
     return [half + i * step & _WORD for i in range(_ROUNDS) for half, step in zip(halves, _KEY_STEPS, strict=True)]
-
-
-def rounds(counter: Tensor, keys: Tensor) -> Tensor:
-    """`philox` with the key as `round_keys` made it.
-
-    Args:
-        counter: [4, N] int64.
-        keys: [10, 2, 1] int64, the numbers of `round_keys`.
-    """
-    multipliers = torch.tensor(_MULTIPLIERS, device=counter.device).view(2, 1)
-    even, odd = counter[0::2], counter[1::2]
-    for round_key in keys.unbind():
-        # Swapped to (M1 c2, M0 c0). The top bit may overflow into int64's sign: only bits are read, so no
-        # harm.
-        product = (even * multipliers).flip(0)
-        even = (product >> 32).bitwise_and_(_WORD).bitwise_xor_(odd).bitwise_xor_(round_key)
-        odd = product.bitwise_and_(_WORD)
-    return torch.stack((even, odd), dim=1).flatten(0, 1)

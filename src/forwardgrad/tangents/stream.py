@@ -22,7 +22,7 @@ from torch import Tensor
 
 from forwardgrad.errors import InputError
 from forwardgrad.tangents.key import Key
-from forwardgrad.tangents.philox import round_keys, rounds
+from forwardgrad.tangents.philox import philox, round_keys
 
 _WORD = 0xFFFFFFFF
 _TANGENT_BITS = 20
@@ -62,14 +62,14 @@ def words(counts: tuple[tuple[str, int], ...], num_tangents: int, key: Key, devi
     counter = table(counts, num_tangents, device).clone()
     step: Tensor | int
     if isinstance(key, Placed):
-        step, keys = key.place[0], key.place[1:].view(-1, 2, 1)
+        step, keys = key.place[0], key.place[1:]
     else:
         step, numbers = place_of(key)
-        keys = torch.tensor(numbers, device=device).view(-1, 2, 1)
+        keys = torch.tensor(numbers, device=device)
     counter[3] = step
     if counter.shape[1] <= _SLICE:
-        return rounds(counter, keys).T.reshape(-1)
-    return torch.cat([rounds(part, keys).T.reshape(-1) for part in counter.split(_SLICE, dim=1)])
+        return philox(counter, keys).T.reshape(-1)
+    return torch.cat([philox(part, keys).T.reshape(-1) for part in counter.split(_SLICE, dim=1)])
 
 
 def place_of(key: Key) -> tuple[int, list[int]]:
