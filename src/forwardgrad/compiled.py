@@ -14,10 +14,11 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from forwardgrad.errors import InputError, NonFiniteError, UnsupportedError
-from forwardgrad.estimate import backward
+from forwardgrad.estimate import Estimate, backward
 from forwardgrad.gradient import FactoredGradient
 from forwardgrad.methods import ForwardGradient
 from forwardgrad.module import ModuleObjective
+from forwardgrad.module.replay import Randomness
 from forwardgrad.slopes import Jvp, slope
 from forwardgrad.tangents import Key
 from forwardgrad.tangents.stream import Placed, place_of
@@ -65,10 +66,10 @@ class CompiledBackward:
         self._shape = _shape(leaves, objective.modules)
         self._held = _Held(objective)
         _check_repeatable(objective)
-        self._proofs = [method(objective, objective.params, key=key) for key in _PROOF]
-        self._trained = {name: p for name, p in objective.params.items() if name in self._proofs[0].grad}
+        true = [method(objective, objective.params, key=key) for key in _PROOF]
+        self._trained = {name: p for name, p in objective.params.items() if name in true[0].grad}
         self._run = self._compiled(leaves)
-        self._prove(leaves)
+        self._prove(leaves, true)
 
     def __call__(self, *batch: Any, key: Key | None = None) -> Tensor:
         """The loss [], detached; adds the gradient to `p.grad`, as `fg.backward` does.
@@ -140,7 +141,7 @@ class CompiledBackward:
         total = estimate.slopes.sum() + estimate.loss  # finite as long as all of them are
         return [estimate.loss, total, *(g.densify() if isinstance(g, FactoredGradient) else g for g in grads)]
 
-    def _prove(self, leaves: Sequence[Any]) -> None:
+    def _prove(self, leaves: Sequence[Any], expected: Sequence[Estimate]) -> None:
         """Compares the graph with the step that was traced, on draws that the graph has not seen."""
         try:
             found = [self._evaluated(leaves, key) for key in _PROOF]
@@ -148,7 +149,7 @@ class CompiledBackward:
             cure = "install a C++ compiler such as g++, or use fg.backward"
             said = str(error).partition("\n")[0]
             raise UnsupportedError("a compiled step needs a compiler for its graph", said, cure) from error
-        for (_, total, *grads), true in zip(found, self._proofs, strict=True):
+        for (_, total, *grads), true in zip(found, expected, strict=True):
             pairs = [(total, true.slopes.sum() + true.loss)]
             pairs += zip(grads, (true.grad[name] for name in self._trained), strict=True)
             pairs = [(a.double(), (b.densify() if isinstance(b, FactoredGradient) else b).double()) for a, b in pairs]
@@ -212,17 +213,15 @@ def _check_repeatable(objective: ModuleObjective) -> None:
     """
     buffers = [(path, key, b) for path, m in objective.slots.modules for key, b in m._buffers.items() if b is not None]
     with torch.no_grad(), objective.unchanged():
-        versions, drawn = [b._version for _, _, b in buffers], torch.get_rng_state()
-        on_gpu = objective.device.type == "cuda"
-        drawn_there = torch.cuda.get_rng_state(objective.device) if on_gpu else drawn
+        versions, before = [b._version for _, _, b in buffers], Randomness(objective.device)
         objective(objective.params)
-        again = torch.cuda.get_rng_state(objective.device) if on_gpu else drawn
-        if not torch.equal(drawn, torch.get_rng_state()) or not torch.equal(drawn_there, again):
-            cure = "call model.eval(), or use fg.backward"
+        after = Randomness(objective.device)
+        cure = "call model.eval(), or use fg.backward"
+        on_gpu = before.cuda is not None and after.cuda is not None and not torch.equal(before.cuda, after.cuda)
+        if on_gpu or not torch.equal(before.torch, after.torch):
             raise UnsupportedError("a compiled step needs a model that draws nothing", "random numbers", cure)
         for (path, key, buffer), version in zip(buffers, versions, strict=True):
             if buffer._version != version:
-                cure = "call model.eval(), or use fg.backward"
                 raise UnsupportedError(
                     "a compiled step needs buffers that stay", f"`{key}` written to", cure, path=path
                 )
