@@ -73,12 +73,9 @@ def attention(console: Console, host: dict[str, Any], timed: list[int], counted:
         figures[f"full/{tokens}/bytes a token"] = peaks[OURS] / tokens
         results["memory"][str(tokens)] = peaks
     console.print(_table(results))
-    for line in record.worse(record.latest("attention", str(host["cpu"])), figures):
-        console.print(f"worse than the last record: {line}")
-    if save:
-        config = {"heads": HEADS, "width": WIDTH, "timed": timed, "counted": counted, "tangents": 1}
-        content = {"config": config, "results": results, "figures": figures}
-        console.print(f"written: bench/results/{record.write('attention', host, content).name}")
+    config = {"heads": HEADS, "width": WIDTH, "timed": timed, "counted": counted, "tangents": 1}
+    content = {"config": config, "results": results, "figures": figures}
+    record.conclude(console, "attention", host, content, save)
 
 
 def _table(results: dict[str, Any]) -> Table:

@@ -84,9 +84,6 @@ def memory_over_depth(console: Console, host: dict[str, Any], depths: list[int],
     console.print(f"{verdict} gradient-sized tensor in backward + SGD step: {sizes}")
     figures = {f"{depth}/{name}": at[name] / at[FORWARD] for depth, at in peaks.items() for name in at}
     figures["step_over_largest_weight"] = step["peak"] / step["largest_weight"]
-    for line in record.worse(record.latest("memory", str(host["cpu"])), figures):
-        console.print(f"worse than the last record: {line}")
-    if save:
-        config = {"depths": sorted(depths), "net": "llama, d=256, 16x128 tokens, vocabulary 512", "seed": 0}
-        content = {"config": config, "peaks": peaks, "step": step, "figures": figures}
-        console.print(f"written: bench/results/{record.write('memory', host, content).name}")
+    config = {"depths": sorted(depths), "net": "llama, d=256, 16x128 tokens, vocabulary 512", "seed": 0}
+    content = {"config": config, "peaks": peaks, "step": step, "figures": figures}
+    record.conclude(console, "memory", host, content, save)

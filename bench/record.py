@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 RESULTS = Path(__file__).parent / "results"
 # A ratio is worse when it grew by more than this: above the spread of a quiet machine.
 SLACK = 0.05
@@ -47,3 +49,19 @@ def worse(before: dict[str, float], figures: dict[str, float]) -> list[str]:
         for name, value in sorted(figures.items())
         if name in before and value > before[name] * (1 + SLACK)
     ]
+
+
+def conclude(console: Console, kind: str, machine: dict[str, Any], content: dict[str, Any], save: bool) -> None:
+    """Says what got worse since the last record of this kind, and writes a new one.
+
+    Args:
+        console: to say it on.
+        kind: of the record.
+        machine: measured on.
+        content: of the record, its `figures` among it.
+        save: whether to write it.
+    """
+    for line in worse(latest(kind, str(machine["cpu"])), content["figures"]):
+        console.print(f"worse than the last record: {line}")
+    if save:
+        console.print(f"written: bench/results/{write(kind, machine, content).name}")

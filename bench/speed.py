@@ -129,19 +129,16 @@ def speed(
     """Checks, times, prints, compares with the last record, and writes a new one."""
     console.print(_NOTE)
     figures: dict[str, float] = {}
-    content: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name in nets:
         net = NETS[name]()
         for num_tangents in tangents:
             rows = _one(net, num_tangents, rounds, seed, wanted)
             console.print(_table(name, num_tangents, rows))
-            content[f"{name}/{num_tangents}"] = rows
+            results[f"{name}/{num_tangents}"] = rows
             for rival, row in rows.items():
                 parts = [p for p in ("slopes", "gradient", "slopes_peak", "gradient_peak") if row.get(p) is not None]
                 figures |= {f"{name}/{num_tangents}/{rival}/{part}": row[part] for part in parts}
-    for line in record.worse(record.latest("speed", str(host["cpu"])), figures):
-        console.print(f"worse than the last record: {line}")
-    if save:
-        config = {"nets": nets, "rivals": wanted, "tangents": tangents, "rounds": rounds, "seed": seed}
-        path = record.write("speed", host, {"config": config, "results": content, "figures": figures})
-        console.print(f"written: bench/results/{path.name}")
+    config = {"nets": nets, "rivals": wanted, "tangents": tangents, "rounds": rounds, "seed": seed}
+    content = {"config": config, "results": results, "figures": figures}
+    record.conclude(console, "speed", host, content, save)

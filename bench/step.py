@@ -6,6 +6,7 @@ Llama of 4 layers, d = 512, 1 x 128 tokens; plain SGD. What counts is the time f
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ def whole_step(console: Console, host: dict[str, Any], rounds: int, save: bool) 
     net = llama(depth=4, width=512, batch=1, tokens=128)
     optimizer = torch.optim.SGD(net.model.parameters(), lr=_LR)
     objective = Objective(net)
-    steps = iter(range(10**9))
+    steps = count()
 
     def stepping(fill: Callable[[], object]) -> Callable[[], None]:
         def step() -> None:
@@ -59,10 +60,7 @@ def whole_step(console: Console, host: dict[str, Any], rounds: int, save: bool) 
     for name, ratio in figures.items():
         table.add_row(name, f"{ratio:.2f}")
     console.print(table)
-    for line in record.worse(record.latest("step", str(host["cpu"])), figures):
-        console.print(f"worse than the last record: {line}")
-    if save:
-        config = {"net": "llama, 4 layers, d=512, 1x128 tokens", "rounds": rounds, "optimizer": "SGD"}
-        spreads = {name: timing.spread for name, timing in timings.items()}
-        content = {"config": config, "figures": figures, "spreads": spreads, "seconds": unit}
-        console.print(f"written: bench/results/{record.write('step', host, content).name}")
+    config = {"net": "llama, 4 layers, d=512, 1x128 tokens", "rounds": rounds, "optimizer": "SGD"}
+    spreads = {name: timing.spread for name, timing in timings.items()}
+    content = {"config": config, "figures": figures, "spreads": spreads, "seconds": unit}
+    record.conclude(console, "step", host, content, save)
