@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from time import perf_counter
 
@@ -46,7 +47,7 @@ def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimReco
         tier=tier,
         setting=asdict(claim.settings[tier]),
         fingerprint=fingerprint(claim),
-        versions=versions() | versions(tuple(claim.packages)),
+        versions=versions() | versions(_distributions(claim)),
     )
     record = _continued(fresh, output)
     for seed in claim.seeds_of(tier):
@@ -60,6 +61,12 @@ def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimReco
         record.runs[seed] = SeedRecord.model_validate(asdict(finding) | {"seconds": round(perf_counter() - begun, 1)})
         output.write(file_name(claim.id, tier), (record.model_dump_json(indent=1) + "\n").encode())
     return record
+
+
+def _distributions(claim: Claim) -> tuple[str, ...]:
+    """The packages that it imports, as they are called where they are installed from."""
+    known = packages_distributions() if claim.packages else {}
+    return tuple(known.get(name, [name])[0] for name in claim.packages)
 
 
 def _of_seed(tell: Tell, seed: int, text: str) -> None:
