@@ -17,7 +17,7 @@ from forwardgrad.claims.fingerprint import fingerprint, meaning
 from forwardgrad.claims.record import file_name
 from forwardgrad.claims.table import rows
 from forwardgrad.cli import app
-from forwardgrad.errors import CheckpointError, InputError, NonFiniteError
+from forwardgrad.errors import CheckpointError, DataError, InputError, NonFiniteError
 from forwardgrad.train.output import OutputFolder
 
 
@@ -203,3 +203,21 @@ def test_a_claim_that_lacks_an_extra_is_skipped_and_the_others_run(tmp_path, mon
     assert ran.exit_code == 0, ran.output
     assert "Skipped: poor needs no_such_package" in ran.output and "reproduced" in ran.output
     assert [path.name for path in tmp_path.glob("*.json")] == [file_name("toy", "quick")]
+
+
+def test_a_claim_that_lacks_its_data_is_skipped_and_the_others_run(tmp_path, monkeypatch):
+    def absent(setting, seed, tell):
+        raise DataError("the toy needs its data", "no folder", "set FORWARDGRAD_DATA")
+
+    poor, chosen = replace(CLAIM, id="poor", experiment=absent), []
+    monkeypatch.setattr("forwardgrad.claims.named", lambda ids: tuple(chosen))
+    call = lambda: CliRunner().invoke(app, ["claims", "run", "all", "--records", str(tmp_path), "--quiet"])
+    chosen[:] = [poor, CLAIM]
+    ran = call()
+    assert ran.exit_code == 0, ran.output
+    assert "Skipped: poor. the toy needs its data" in ran.output and "reproduced" in ran.output
+    chosen[:] = [poor]  # nothing is left that could do without it
+    assert call().exit_code == 3
+    chosen[:] = [CLAIM, CLAIM]
+    (tmp_path / file_name("toy", "quick")).write_text("{}")  # a broken record is no missing data
+    assert call().exit_code == 3

@@ -68,6 +68,7 @@ def run_claims(
     from forwardgrad.claims import named, run
     from forwardgrad.claims.run import lacking, unavailable
     from forwardgrad.claims.table import ledger_table, rows
+    from forwardgrad.errors import CheckpointError, DataError
     from forwardgrad.train.output import OutputFolder
 
     chosen, console = named(ids), Console(stderr=True)
@@ -80,13 +81,22 @@ def run_claims(
             reason = lacking(claim) if tier.value in claim.settings else f"{claim.id} has no tier {tier}"
             console.print(f"Skipped: {reason}.", highlight=False, markup=False, soft_wrap=True)
     output = OutputFolder(records).ready()
+    done = []
     for claim in here:
-        with console.status(claim.id) as status:
-            run(claim, tier.value, output, _silence if quiet else partial(_show, status, claim.id))
+        try:
+            with console.status(claim.id) as status:
+                run(claim, tier.value, output, _silence if quiet else partial(_show, status, claim.id))
+        except DataError as error:
+            if len(here) == 1 or isinstance(error, CheckpointError):
+                raise
+            # The others can do without its data.
+            console.print(f"Skipped: {claim.id}. {error}", highlight=False, markup=False, soft_wrap=True)
+        else:
+            done.append(claim)
     if as_json:
-        typer.echo(json.dumps(rows(here, records), indent=1))
+        typer.echo(json.dumps(rows(done, records), indent=1))
     else:
-        Console().print(ledger_table(here, records))
+        Console().print(ledger_table(done, records))
 
 
 def _show(status: Status, id: str, text: str) -> None:

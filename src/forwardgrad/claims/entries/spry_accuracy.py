@@ -217,7 +217,7 @@ CLAIM = Claim(
     settings={
         "quick": Setting(),
         "record": Setting(
-            train=4000, test=2000, tokens=48, adapted=2, clients=10, rounds=400, zeroth_tangents=8, local=4, judged=20
+            train=2000, test=1000, tokens=32, rounds=200, judged=20
         ),
     },
     seeds={"record": (0, 1, 2)},
