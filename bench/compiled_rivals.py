@@ -6,6 +6,7 @@ its way: loss and gradient traced into one graph, compiled without guards and wi
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 
@@ -28,6 +29,8 @@ def compiled_rivals(net: Net, small: bool) -> list[Rival]:
     if net.batch[0].device.type == "cpu" and shutil.which("g++") is None:
         return []
     torch._dynamo.reset()  # the code below is the same for every net: its earlier graphs would count as recompiled
+    if warn := getattr(logging.Logger, "warning_once", None):  # of transformers, which warns in the middle of a loss
+        torch._dynamo.config.ignore_logging_functions.add(warn)
     loss = torch.compile(lambda *batch: net.loss_fn(net.model, *batch), fullgraph=True)
 
     def gradient() -> None:

@@ -19,7 +19,7 @@ from forwardgrad.tangents.kinds import Dense, RankOne
 SMALL = 100_000  # parameters of a net whose steps are worth compiling: Python takes longer than its layers
 
 
-def _kinds(draws: Mapping[str, Factors]) -> Tangents:
+def as_tangents(draws: Mapping[str, Factors]) -> Tangents:
     return Tangents({n: Dense(f.left) if f.right is None else RankOne(f.left, f.right) for n, f in draws.items()})
 
 
@@ -32,7 +32,7 @@ def our_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
         num_tangents: K.
     """
     objective = ModuleObjective(net.model, net.loss_fn, *net.batch)
-    tangents = _kinds(draws)
+    tangents = as_tangents(draws)
     steps = count()
 
     def slopes() -> Tensor:

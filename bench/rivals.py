@@ -66,7 +66,7 @@ class Objective(nn.Module):
         return {name: buffer.clone() for name, buffer in self.named_buffers()}
 
 
-def _stock(objective: Objective, tangents: dict[str, Tensor]) -> Tensor:
+def stock(objective: Objective, tangents: dict[str, Tensor]) -> Tensor:
     """torch.func.jvp for K = 1, vmap of it for more; attention on the one backend that has a formula."""
 
     def push(tangent: dict[str, Tensor]) -> Tensor:
@@ -173,8 +173,8 @@ def stock_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> l
     rivals = [
         Rival(
             name,
-            lambda: _stock(objective, tangents),
-            lambda: _forward_gradient(objective, num_tangents, _stock),
+            lambda: stock(objective, tangents),
+            lambda: _forward_gradient(objective, num_tangents, stock),
         ),
         Rival(
             "forward_ad duals" if num_tangents == 1 else "loop of forward_ad duals",
