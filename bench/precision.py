@@ -88,7 +88,7 @@ def slope_errors(net: Net, lower: Callable[[Net], Net], num_tangents: int, seeds
         written = {f"model.{name}": v for name, v in written_out(draws).items()}
         try:
             found[STOCK].append(stock(theirs, written).double())
-        except RuntimeError:  # of dtypes that do not match: the derivative of BatchNorm under autocast is float32
+        except RuntimeError:  # of primal and tangent in two dtypes: it does so for convolutions under autocast
             found[STOCK].append(torch.full((num_tangents,), torch.nan, dtype=torch.float64))
         found[BACKPROP].append(contracted(grads, draws))
     true = torch.cat(wanted)
