@@ -17,7 +17,7 @@ LOWER_READY := $(LOWER_VENV)/.ready-torch-$(LOWER_TORCH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow test-lower lint format types docs bench pins clean
+.PHONY: help setup demo test test-slow test-lower lint format types docs bench pack pins clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -83,10 +83,14 @@ bench: $(READY) ## time, memory and test functions beside stock PyTorch, recorde
 	@$(PY) -m bench step
 	@$(PY) -m bench functions
 	@$(PY) -m bench loop
+	@$(PY) -m bench precision
+
+pack: $(READY) ## wheels for the benchmark on a GPU machine without network, in .pack
+	@$(PY) -m bench.pack
 
 pins: ## write constraints.txt from what .venv holds
 	@$(PY) .ci/pins.py
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(LOWER_VENV) docs/_build docs/gallery docs/generated docs/methods/generated docs/tasks/generated dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(LOWER_VENV) .pack docs/_build docs/gallery docs/generated docs/methods/generated docs/tasks/generated dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests bench docs -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -42,6 +42,7 @@ REASONS = {
     "hypothesis": "examples are derandomised, and so depend on its version",
     "scipy": "quantiles for the z-tests; sparse matrices",
     "jax": "a rival of the benchmark, which `make bench` installs",
+    "torchzero": "a rival of the benchmark: the version its slopes were checked with",
     "psutil": "process memory, to cross-check the counted bytes",
     "ruff": "a formatter must be the same everywhere",
     "mypy": "a type checker must be the same everywhere",

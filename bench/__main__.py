@@ -1,6 +1,6 @@
 """`python -m bench` times every rival on every net; `python -m bench memory` measures memory over depth;
 `python -m bench functions` descends the test functions; `python -m bench attention` looks at long sequences, and
-`python -m bench step` at a step with its update."""
+`python -m bench step` at a step with its update; `python -m bench precision` takes slopes in bfloat16."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from bench import machine
 from bench.nets import NETS
 
-app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=False)
+app = typer.Typer(add_completion=False, help=__doc__, no_args_is_help=False, pretty_exceptions_show_locals=False)
 console = Console(width=None if Console().is_terminal else 140)
 
 Allocator = Annotated[
@@ -34,6 +34,13 @@ def _settle(keep_pages: bool) -> dict[str, object]:
     return host
 
 
+def _known(nets: list[str] | None) -> list[str]:
+    unknown = sorted(set(nets or ()) - set(NETS))
+    if unknown:
+        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(NETS)}")
+    return nets or []
+
+
 @app.callback(invoke_without_command=True)
 def time(
     context: typer.Context,
@@ -50,11 +57,9 @@ def time(
         return
     from bench.speed import speed
 
-    unknown = sorted(set(net or ()) - set(NETS))
-    if unknown:
-        raise typer.BadParameter(f"{', '.join(unknown)}: choose from {', '.join(NETS)}")
+    nets = _known(net) or list(NETS)
     host = _settle(keep_pages)
-    speed(console, host, net or list(NETS), rival or [], tangents or [1, 8], rounds, seed, save)
+    speed(console, host, nets, rival or [], tangents or [1, 8], rounds, seed, save)
 
 
 @app.command()
@@ -93,6 +98,21 @@ def step(
     from bench.step import whole_step
 
     whole_step(console, _settle(keep_pages), rounds, save)
+
+
+@app.command()
+def precision(
+    net: Annotated[list[str] | None, typer.Option(help="By default five of them.")] = None,
+    tangents: Annotated[list[int] | None, typer.Option(help="K; by default 1 and 8.")] = None,
+    slopes: Annotated[int | None, typer.Option(min=1, help="Of each net, precision and K; by default 64.")] = None,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Error of slopes in bfloat16 and under autocast, against float64."""
+    from bench.precision import SLOPES
+    from bench.precision import precision as measure
+
+    nets = _known(net) or ["gpt2", "llama", "bert", "resnet", "mlp"]
+    measure(console, _settle(True), nets, tangents or [1, 8], slopes or SLOPES, save)
 
 
 @app.command()

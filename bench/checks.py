@@ -13,6 +13,8 @@ from bench.rivals import Rival
 
 # |slope - <g, v>| / (|g| |v|) in float32.
 TOLERANCE = 1e-6
+# A step long enough for its rounding to be far below the gradient's, and a power of two.
+_RATE = 1024.0
 
 
 class Unequal(Exception):
@@ -47,6 +49,21 @@ def slope_errors(grads: Mapping[str, Tensor], draws: Mapping[str, Factors], slop
     return torch.tensor(errors)
 
 
+def _left_by(net: Net, rival: Rival) -> dict[str, Tensor | None]:
+    """The gradient that a rival leaves in `p.grad`, or by which it moves the weights, which are put back."""
+    params = {name: p for name, p in net.model.named_parameters() if p.requires_grad}
+    if rival.moves is None:
+        rival.gradient()
+        return {name: p.grad for name, p in params.items()}
+    before = {name: p.detach().clone() for name, p in params.items()}
+    rival.moves(_RATE)
+    with torch.no_grad():
+        found = {name: (before[name] - p) / _RATE for name, p in params.items()}
+        for name, p in params.items():
+            p.copy_(before[name])
+    return found
+
+
 def check(net: Net, rivals: list[Rival], draws: Mapping[str, Factors]) -> dict[str, float]:
     """Each rival's error: of its slopes on the given tangents, or of its gradient.
 
@@ -66,8 +83,7 @@ def check(net: Net, rivals: list[Rival], draws: Mapping[str, Factors]) -> dict[s
         if rival.slopes is not None:
             error, bound = float(slope_errors(grads, draws, rival.slopes()).max()), TOLERANCE
         else:
-            rival.gradient()
-            found = {n: p.grad for n, p in net.model.named_parameters() if p.requires_grad}
+            found = _left_by(net, rival)
             gap = {n: found[n] - g for n, g in grads.items() if found[n] is not None}
             error, bound = _norm(gap) / _norm(grads), rival.tolerance
         if not error <= bound:

@@ -21,7 +21,7 @@ Loss = Callable[[Mapping[str, Any]], Any]
 
 
 def jax_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> list[Rival]:
-    """jvp, or vmap of it, and the gradient in reverse; none where JAX is missing or the net is not written for it.
+    """jvp, linearize and the gradient in reverse; none where JAX is missing or the net is not written for it.
 
     Args:
         net: model, loss and batch.
@@ -46,20 +46,32 @@ def jax_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
     # The weights are arguments: a constant could be folded into the compiled code.
     pushed = jax.jit(push) if num_tangents == 1 else jax.jit(jax.vmap(push, in_axes=(None, 0)))
 
-    def slopes() -> Tensor:
-        found = pushed(params, one if num_tangents == 1 else tangents)
+    @jax.jit
+    def linearized(p: Mapping[str, Any], v: Mapping[str, Any]) -> Any:
+        """The primal once, its linear part for every tangent."""
+        linear = jax.linearize(loss, p)[1]
+        return linear(v) if num_tangents == 1 else jax.vmap(linear)(v)
+
+    def slopes(along: Callable[..., Any]) -> Tensor:
+        found = along(params, one if num_tangents == 1 else tangents)
         return torch.from_numpy(jax.device_get(found).copy()).reshape(num_tangents)
 
-    def drawn(key: Any, p: Mapping[str, Any]) -> Any:
+    def drawn(along: Callable[..., Any], key: Any, p: Mapping[str, Any]) -> Any:
         """Draw, push, combine, all compiled: the forward gradient as a JAX user would write it."""
         keys = jax.random.split(key, len(p))
-        v = {n: jax.random.normal(k, (num_tangents, *x.shape)) for (n, x), k in zip(p.items(), keys, strict=True)}
-        c = jax.vmap(push, in_axes=(None, 0))(p, v)
-        return {name: jax.numpy.tensordot(c, x, 1) / num_tangents for name, x in v.items()}
+        lead = () if num_tangents == 1 else (num_tangents,)
+        v = {n: jax.random.normal(k, (*lead, *x.shape)) for (n, x), k in zip(p.items(), keys, strict=True)}
+        c = along(p, v)
+        return {name: jax.numpy.tensordot(c, x, len(lead)) / num_tangents for name, x in v.items()}
 
-    estimate, reverse = jax.jit(drawn), jax.jit(jax.grad(loss))
-    name = "JAX jit(jvp)" if num_tangents == 1 else "JAX jit(vmap(jvp))"
-    forward = Rival(name, slopes, lambda: _wait(estimate(jax.random.key(0), params)), counted=False)
+    def forward(name: str, along: Callable[..., Any]) -> Rival:
+        estimate = jax.jit(lambda key, p: drawn(along, key, p))
+        gradient = lambda: _wait(estimate(jax.random.key(0), params))
+        return Rival(name, lambda: slopes(along), gradient, counted=False)
+
+    reverse = jax.jit(jax.grad(loss))
+    plain = "jvp" if num_tangents == 1 else "vmap(jvp)"
+    around = "linearize" if num_tangents == 1 else "vmap of linearize"
 
     def filled() -> None:
         grads = _wait(reverse(params))
@@ -68,7 +80,8 @@ def jax_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
                 p.grad = torch.from_numpy(jax.device_get(grads[key]).copy())
 
     # Of the wide perceptron XLA's gradient in float32 is 6e-4 off the one in float64, PyTorch's 5e-7.
-    return [forward, Rival("JAX jit(grad)", None, filled, tolerance=1e-3, counted=False)]
+    backward = Rival("JAX jit(grad)", None, filled, tolerance=1e-3, counted=False)
+    return [forward(f"JAX jit({plain})", pushed), forward(f"JAX jit({around})", linearized), backward]
 
 
 def _wait(tree: Any) -> Any:

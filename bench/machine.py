@@ -73,7 +73,7 @@ def describe(allocator: str) -> dict[str, object]:
     Args:
         allocator: what `keep_pages` or `stock_pages` said.
     """
-    packages = ("torch", "transformers", "peft", "numpy", "jax")
+    packages = ("torch", "transformers", "peft", "numpy", "jax", "torchzero")
     return {
         "cpu": cpu_model(),
         "cores": os.cpu_count(),

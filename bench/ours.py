@@ -19,7 +19,7 @@ from forwardgrad.tangents.kinds import Dense, RankOne
 SMALL = 100_000  # parameters of a net whose steps are worth compiling: Python takes longer than its layers
 
 
-def _kinds(draws: Mapping[str, Factors]) -> Tangents:
+def as_tangents(draws: Mapping[str, Factors]) -> Tangents:
     return Tangents({n: Dense(f.left) if f.right is None else RankOne(f.left, f.right) for n, f in draws.items()})
 
 
@@ -32,7 +32,7 @@ def our_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
         num_tangents: K.
     """
     objective = ModuleObjective(net.model, net.loss_fn, *net.batch)
-    tangents = _kinds(draws)
+    tangents = as_tangents(draws)
     steps = count()
 
     def slopes() -> Tensor:
@@ -45,13 +45,15 @@ def our_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> lis
 
     forward = fg.ForwardGradient(num_tangents=num_tangents)
     spsa = fg.SPSA(num_tangents=num_tangents)
-    fused, stepping = fg.CheckpointedBackprop(fused=True), fg.Apply(lambda p: torch.optim.SGD(p, lr=0.0))
+
+    def fused(lr: float) -> None:
+        gradient(fg.CheckpointedBackprop(fused=True), fg.Apply(lambda p: torch.optim.SGD(p, lr=lr)))
+
     rivals = [
         Rival("fg.ForwardGradient", slopes, lambda: gradient(forward)),
         Rival("fg.SPSA", None, lambda: gradient(spsa), exact=False),
         Rival("fg.CheckpointedBackprop", None, lambda: gradient(fg.CheckpointedBackprop())),
-        # Its optimizer steps as it goes, so that no gradient is left to compare.
-        Rival("fg.CheckpointedBackprop, fused", None, lambda: gradient(fused, stepping), exact=False),
+        Rival("fg.CheckpointedBackprop, fused", None, lambda: fused(0.0), moves=fused),
     ]
     if sum(p.numel() for p in objective.params.values()) < SMALL:
         step = fg.CompiledBackward(forward, net.model, net.loss_fn, *net.batch)

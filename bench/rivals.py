@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from bench.draws import Factors, trainable, written_out
+from bench.mezo import Mezo
 from bench.nets import Net
 
 
@@ -30,6 +31,7 @@ class Rival:
     exact: slopes are derivatives, and not differences.
     tolerance: of its gradient against backprop's, relative, where it has no slopes to compare.
     counted: its memory is allocated where storages can be counted, which that of compiled code is not.
+    moves: steps the weights by plain SGD at a given rate; for methods that leave no gradient to compare.
     """
 
     name: str
@@ -38,6 +40,7 @@ class Rival:
     exact: bool = True
     tolerance: float = 1e-4
     counted: bool = True
+    moves: Callable[[float], None] | None = None
 
 
 class Objective(nn.Module):
@@ -63,7 +66,7 @@ class Objective(nn.Module):
         return {name: buffer.clone() for name, buffer in self.named_buffers()}
 
 
-def _stock(objective: Objective, tangents: dict[str, Tensor]) -> Tensor:
+def stock(objective: Objective, tangents: dict[str, Tensor]) -> Tensor:
     """torch.func.jvp for K = 1, vmap of it for more; attention on the one backend that has a formula."""
 
     def push(tangent: dict[str, Tensor]) -> Tensor:
@@ -129,29 +132,21 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
     return [child for child in model.children() if any(True for _ in child.parameters())]
 
 
-def mezo(objective: Objective, fill: bool, eps: float = 1e-3, seed: int = 0) -> Tensor:
-    """MeZO: perturb in place from a seed, two forwards, perturb back; the draw is never stored.
+def _fused(objective: Objective, lr: float) -> None:
+    """Every weight moves as soon as its gradient is there, and the gradient is let go."""
 
-    Follows the published algorithm (Malladi et al. 2023); the weights come back up to rounding.
-    """
+    @torch.no_grad()
+    def move(p: Tensor) -> None:
+        p.add_(p.grad, alpha=-lr)
+        p.grad = None
 
-    def move(step: float) -> None:
-        generator.manual_seed(seed)
-        for p in objective.params.values():
-            p.add_(torch.empty_like(p).normal_(generator=generator), alpha=step)
-
-    generator = torch.Generator()
-    with torch.no_grad():
-        move(eps)
-        above = objective()
-        move(-2 * eps)
-        slope = (above - objective()) / (2 * eps)
-        move(eps)
-        if fill:
-            generator.manual_seed(seed)
-            params = objective.params.items()
-            objective.fill({n: torch.empty_like(p).normal_(generator=generator).mul_(slope) for n, p in params})
-    return slope[None]
+    objective.fill({})
+    hooks = [p.register_post_accumulate_grad_hook(move) for p in objective.parameters() if p.requires_grad]
+    try:
+        objective().backward()
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def stock_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> list[Rival]:
@@ -171,11 +166,15 @@ def stock_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> l
         with _checkpointed(blocks):
             _backprop(objective)
 
+    def fused(lr: float) -> None:
+        with _checkpointed(blocks):
+            _fused(objective, lr)
+
     rivals = [
         Rival(
             name,
-            lambda: _stock(objective, tangents),
-            lambda: _forward_gradient(objective, num_tangents, _stock),
+            lambda: stock(objective, tangents),
+            lambda: _forward_gradient(objective, num_tangents, stock),
         ),
         Rival(
             "forward_ad duals" if num_tangents == 1 else "loop of forward_ad duals",
@@ -184,9 +183,17 @@ def stock_rivals(net: Net, draws: Mapping[str, Factors], num_tangents: int) -> l
         ),
         Rival("backprop", None, lambda: _backprop(objective)),
         Rival("checkpointed backprop", None, checkpointed),
+        Rival("checkpointed backprop, update fused", None, lambda: fused(0.0), moves=fused),
     ]
     if num_tangents == 1:  # it draws and perturbs K times over: its cost is K times this
-        rivals.append(
-            Rival("MeZO", lambda: mezo(objective, fill=False), lambda: mezo(objective, fill=True), exact=False)
-        )
+        rivals.append(_mezo(objective))
     return rivals
+
+
+def _mezo(objective: Objective) -> Rival:
+    mezo, seed = Mezo(objective.params, objective), 0
+
+    def filled() -> None:
+        objective.fill(mezo.gradient(mezo.slope(seed), seed))
+
+    return Rival("MeZO", lambda: mezo.slope(seed)[None], filled, exact=False)

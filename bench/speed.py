@@ -13,11 +13,13 @@ from rich.table import Table
 
 from bench import record
 from bench.checks import check
+from bench.compiled_rivals import compiled_rivals
 from bench.draws import rank_one, trainable
 from bench.jax_rivals import jax_rivals
 from bench.nets import NETS, Net
 from bench.rivals import Rival, stock_rivals
 from bench.timing import interleaved
+from bench.torchzero_rivals import torchzero_rivals
 from forwardgrad.forward_ad.peak import PeakBytes
 
 FORWARD = "one forward pass"
@@ -27,6 +29,8 @@ gradient: what a training step waits for: draw, push, p.grad filled from scratch
 Both in processor time, computing on one thread, best round; spread: of 'gradient', (median - best) / best.
 peak: bytes alive above weights and batch, counted per storage.
 error: |slope - <g, v>| / (|g| |v|), or |gradient - g| / |g|, found before any clock starts.
+fused: weights move inside the backward pass, at a rate of zero here; torchzero's step moves them too, by zero.
+compiled: by Inductor, before any clock starts; memory of compiled code is not counted.
 JAX: the same nets written for it, with the same weights; perceptrons and GPT-2 only."""
 
 
@@ -49,10 +53,13 @@ def peak_of(work: Callable[[], object]) -> int:
 
 def _rivals(net: Net, num_tangents: int, seed: int, wanted: list[str]) -> tuple[list[Rival], dict[str, float]]:
     """The rivals that were asked for, and their errors against backprop."""
-    from bench.ours import our_rivals
+    from bench.ours import SMALL, our_rivals
 
     draws = rank_one(trainable(net.model), num_tangents, seed)
     rivals = [*our_rivals(net, draws, num_tangents), *stock_rivals(net, draws, num_tangents)]
+    small = sum(p.numel() for p in trainable(net.model).values()) < SMALL
+    rivals += compiled_rivals(net, small)
+    rivals += torchzero_rivals(net, draws, num_tangents)
     rivals += jax_rivals(net, draws, num_tangents)
     if wanted:
         rivals = [rival for rival in rivals if any(part in rival.name for part in wanted)]

@@ -15,8 +15,9 @@ from rich.table import Table
 
 import forwardgrad as fg
 from bench import record
+from bench.mezo import Mezo
 from bench.nets import llama
-from bench.rivals import Objective, mezo
+from bench.rivals import Objective
 from bench.speed import FORWARD, forward_of
 from bench.timing import interleaved
 
@@ -42,11 +43,17 @@ def whole_step(console: Console, host: dict[str, Any], rounds: int, save: bool) 
         key = lambda: fg.Key(0, next(steps))
         return lambda: fg.backward(method, net.model, net.loss_fn, *net.batch, key=key(), **options)
 
+    mezo = Mezo(objective.params, objective)
+
+    def mezo_step() -> None:
+        seed = next(steps)
+        mezo.update(mezo.slope(seed), _LR, seed)
+
     fused = fg.CheckpointedBackprop(fused=True)
     works: dict[str, Callable[[], object]] = {
         FORWARD: forward_of(net),
         "fg.ForwardGradient, K = 1": stepping(by(fg.ForwardGradient())),
-        "MeZO": stepping(lambda: mezo(objective, fill=True)),
+        "MeZO": mezo_step,
         "backprop": stepping(lambda: net.loss_fn(net.model, *net.batch).backward()),
         "checkpointed backprop": stepping(by(fg.CheckpointedBackprop())),
         "checkpointed, update fused": by(fused, into=fg.Apply(lambda p: torch.optim.SGD(p, lr=_LR))),

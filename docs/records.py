@@ -27,6 +27,19 @@ def merged_speed() -> dict | None:
     return whole
 
 
+def merged_precision() -> dict | None:
+    """The newest figures of every net."""
+    whole: dict | None = None
+    for path in sorted(RESULTS.glob("precision-*.json"), key=lambda path: path.stem[-15:]):
+        record = json.loads(path.read_text()) | {"name": path.name}
+        if whole is None:
+            whole = record
+            continue
+        whole["name"] += f"`, `{path.name}"
+        whole["figures"] |= record["figures"]
+    return whole
+
+
 def table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
@@ -116,12 +129,24 @@ def step(record: dict) -> str:
     return "\n\n".join([f"Net: {record['config']['net']}.", table(["", "forward passes"], rows), provenance(record)])
 
 
+def precision(record: dict) -> str:
+    """Errors of slopes in low precision."""
+    names = "fg.ForwardGradient", "torch.func.jvp", "backprop, contracted", "ours from backprop's"
+    settings = dict.fromkeys(name.rpartition("/")[0] for name in record["figures"])
+    errors = {at: [record["figures"].get(f"{at}/{name}") for name in names] for at in settings}
+    cells = {at: ["raises" if e is None else f"{e:.2%}".replace("%", " %") for e in row] for at, row in errors.items()}
+    rows = [[", ".join(at.split("/")[:2]), at.split("/")[2], *row] for at, row in cells.items()]
+    return "\n\n".join([table(["", "K", *(f"`{n}`" for n in names[:2]), *names[2:]], rows), provenance(record)])
+
+
 def write_tables(folder: Path) -> None:
     """One file per kind of record; a kind nobody has measured says so."""
     folder.mkdir(parents=True, exist_ok=True)
     renders = {"speed": speed, "memory": memory, "functions": functions, "attention": attention, "step": step}
+    renders["precision"] = precision
+    merged = {"speed": merged_speed, "precision": merged_precision}
     for kind, render in renders.items():
-        record = merged_speed() if kind == "speed" else newest(kind)
+        record = merged[kind]() if kind in merged else newest(kind)
         text = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
         path = folder / f"{kind}.md"
         if not path.exists() or path.read_text() != text + "\n":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -10,6 +11,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import forwardgrad as fg
+from bench.nets import Net, llama
+from bench.precision import BACKPROP, OURS, PRECISIONS, STOCK, slope_errors
 from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
 from forwardgrad.tangents import sampler
 
@@ -124,3 +127,31 @@ def test_mixed_dtypes_within_a_model():
         model.zero_grad()
         fg.backward(copy.deepcopy(method), model, mixed, *batch, key=fg.Key(1))
         assert [p.grad.dtype for p in model.parameters()] == [p.dtype for p in model.parameters()]
+
+
+def perceptron():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 64), nn.GELU(), nn.Linear(64, 64), nn.LayerNorm(64), nn.Linear(64, 5))
+    return Net(model, loss_fn, (torch.randn(64, 32), torch.randint(5, (64,))))
+
+
+def convolutions():
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16), nn.SiLU(), nn.Conv2d(16, 16, 3), nn.Flatten(), nn.Linear(256, 5)
+    return Net(nn.Sequential(*layers), loss_fn, (torch.randn(16, 3, 8, 8), torch.randint(5, (16,))))
+
+
+def transformer():
+    pytest.importorskip("transformers")
+    return llama(depth=2, width=192, batch=2, tokens=16, vocabulary=64)
+
+
+@pytest.mark.parametrize("lower", PRECISIONS.values(), ids=PRECISIONS)
+@pytest.mark.parametrize("num_tangents", [1, 8])
+@pytest.mark.parametrize("make", [perceptron, convolutions, transformer])
+def test_slopes_lose_no_more_to_bfloat16_than_stock_forward_mode(make, num_tangents, lower):
+    errors = slope_errors(make(), lower, num_tangents, range(32 // num_tangents))
+    assert 1e-4 < errors[BACKPROP] < 0.01  # there is rounding, and it is no catastrophe
+    assert errors[OURS] < 1.5 * errors[BACKPROP]
+    if not math.isnan(errors[STOCK]):  # it raises for convolutions under autocast
+        assert errors[OURS] < 1.25 * errors[STOCK]
