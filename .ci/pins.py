@@ -35,6 +35,7 @@ REASONS = {
     "pyamg": "SOR, whose sweeps are counted",
     "datasets": "fetches the texts",
     "pooch": "fetches files with a known checksum",
+    "ray": "Flower's simulation engine, at the one version it asks for",
     "flwr": "its message API, of which every version has its own; it holds packaging, protobuf, rich and typer back",
     "pytest": "configuration in [tool.pytest] needs 9",
     "pytest-xdist": "one test process per core",
@@ -57,25 +58,33 @@ def canonical(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
-def asked_for() -> set[str]:
-    """The packages that pyproject.toml names, in its dependencies, extras and groups."""
+def asked_for() -> dict[str, set[str]]:
+    """The packages that pyproject.toml names in its dependencies, extras and groups, each with its own extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     lists = [
         project["project"]["dependencies"],
         *project["project"]["optional-dependencies"].values(),
         *project["dependency-groups"].values(),
     ]
-    return {package_of(entry) for entries in lists for entry in entries if isinstance(entry, str)}
+    asked: dict[str, set[str]] = {}
+    for entry in (entry for entries in lists for entry in entries if isinstance(entry, str)):
+        asked.setdefault(package_of(entry), set()).update(extras_of(entry))
+    return asked
 
 
 def package_of(requirement: str) -> str:
     return canonical(re.split(r"[^\w.-]", requirement)[0])
 
 
-def closure(roots: set[str], installed: dict[str, metadata.Distribution]) -> dict[str, list[str]]:
-    """Each package that the roots need, with the packages that ask for it."""
+def extras_of(requirement: str) -> set[str]:
+    found = re.search(r"^[^;]*?\[([^]]*)\]", requirement)
+    return set(re.findall(r"[\w.-]+", found[1])) if found else set()
+
+
+def closure(roots: dict[str, set[str]], installed: dict[str, metadata.Distribution]) -> dict[str, list[str]]:
+    """Each package that the roots and their extras need, with the packages that ask for it."""
     users: dict[str, list[str]] = {root: [] for root in sorted(roots)}
-    extras: dict[str, set[str]] = {}
+    extras = {name: set(asked) for name, asked in roots.items()}
     waiting = list(users)
     while waiting:
         name = waiting.pop(0)
@@ -84,7 +93,7 @@ def closure(roots: set[str], installed: dict[str, metadata.Distribution]) -> dic
             extra = re.search(r"extra == ['\"]([^'\"]+)", requirement)
             if needed not in installed or (extra and extra[1] not in extras.get(name, ())):
                 continue
-            asked = set(re.findall(r"[\w.-]+", (re.search(r"^[^;]*?\[([^]]*)\]", requirement) or [""] * 2)[1]))
+            asked = extras_of(requirement)
             if needed not in users or asked - extras.get(needed, set()):  # looked at again for extras that are new
                 extras.setdefault(needed, set()).update(asked)
                 waiting.append(needed)
@@ -96,7 +105,8 @@ def closure(roots: set[str], installed: dict[str, metadata.Distribution]) -> dic
 def main() -> None:
     installed = {canonical(d.metadata["Name"]): d for d in metadata.distributions()}
     # An extra that .venv lacks (wandb: tests have a stand-in for it) has no version that anything ran with.
-    users = closure((asked_for() & installed.keys()) | {"pip"}, installed)
+    roots = {name: extras for name, extras in asked_for().items() if name in installed}
+    users = closure(roots | {"pip": set()}, installed)
     lines = [
         "# Versions the tests ran with, on Linux and Python 3.11. Written by `make pins`.",
         "# PyTorch first: `pip install torch==...` alone, then the rest; the Makefile does so.",

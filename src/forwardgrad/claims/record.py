@@ -16,11 +16,18 @@ from forwardgrad.train.record import versions
 
 
 class SeedRecord(BaseModel):
-    """What one seed found."""
+    """What one seed found.
+
+    Args:
+        figures: by name.
+        series: by name, what the picture draws.
+        seconds: that it took, by the clock on the wall; None in records from before this was kept.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     figures: dict[str, float]
     series: dict[str, list[float]] = {}
+    seconds: float | None = None
 
 
 class ClaimRecord(BaseModel):
@@ -67,6 +74,11 @@ class ClaimRecord(BaseModel):
             claim: the one that this is the record of.
         """
         return claim.headline.format(**{name: fmean(values) for name, values in self.figures().items()})
+
+    def seconds(self) -> float | None:
+        """What all seeds took together, None where it was not kept."""
+        kept = [run.seconds for run in self.runs.values() if run.seconds is not None]
+        return sum(kept) if len(kept) == len(self.runs) else None
 
     def stale(self, claim: Claim) -> bool:
         """Whether the code has changed since, or seeds are missing.

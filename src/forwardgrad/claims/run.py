@@ -6,7 +6,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
+from time import perf_counter
 
 import torch
 
@@ -16,6 +18,10 @@ from forwardgrad.claims.record import ClaimRecord, SeedRecord, file_name, read_r
 from forwardgrad.errors import InputError, NonFiniteError
 from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import versions
+from forwardgrad.train.threads import threads
+
+# Sums are split by threads, so that figures depend on how many there are: two, on every machine.
+_THREADS = 2
 
 
 def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimRecord:
@@ -41,19 +47,26 @@ def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimReco
         tier=tier,
         setting=asdict(claim.settings[tier]),
         fingerprint=fingerprint(claim),
-        versions=versions() | versions(tuple(claim.packages)),
+        versions=versions() | versions(_distributions(claim)),
     )
     record = _continued(fresh, output)
     for seed in claim.seeds_of(tier):
         if seed in record.runs:
             continue
-        with torch.random.fork_rng(devices=[]):
+        begun = perf_counter()
+        with torch.random.fork_rng(devices=[]), threads(_THREADS):
             torch.manual_seed(seed)  # so that an experiment that forgets its seed is repeatable all the same
             finding = claim.experiment(claim.settings[tier], seed, partial(_of_seed, tell, seed))
         _check(claim, finding.figures)
-        record.runs[seed] = SeedRecord.model_validate(asdict(finding))
+        record.runs[seed] = SeedRecord.model_validate(asdict(finding) | {"seconds": round(perf_counter() - begun, 1)})
         output.write(file_name(claim.id, tier), (record.model_dump_json(indent=1) + "\n").encode())
     return record
+
+
+def _distributions(claim: Claim) -> tuple[str, ...]:
+    """The packages that it imports, as they are called where they are installed from."""
+    known = packages_distributions() if claim.packages else {}
+    return tuple(known.get(name, [name])[0] for name in claim.packages)
 
 
 def _of_seed(tell: Tell, seed: int, text: str) -> None:

@@ -68,7 +68,7 @@ def run_claims(
     from forwardgrad.claims import named, run
     from forwardgrad.claims.run import lacking, unavailable
     from forwardgrad.claims.table import ledger_table, rows
-    from forwardgrad.errors import MissingExtraError
+    from forwardgrad.errors import CheckpointError, DataError
     from forwardgrad.train.output import OutputFolder
 
     chosen, console = named(ids), Console(stderr=True)
@@ -86,8 +86,11 @@ def run_claims(
         try:
             with console.status(claim.id) as status:
                 run(claim, tier.value, output, _silence if quiet else partial(_show, status, claim.id))
-        except MissingExtraError as error:  # the others can do without it
-            console.print(f"Skipped: {claim.id}. {error}", highlight=False, markup=False)
+        except DataError as error:
+            if len(here) == 1 or isinstance(error, CheckpointError):
+                raise
+            # The others can do without its data.
+            console.print(f"Skipped: {claim.id}. {error}", highlight=False, markup=False, soft_wrap=True)
         else:
             done.append(claim)
     if as_json:

@@ -72,6 +72,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
             series[name] = iterations(solve, net(test), test)
     figures = {name: sum(values) / len(values) for name, values in series.items()}
     figures["cut"] = figures["control"] / figures["untuned"]
+    figures["over_constant"] = figures["control"] / figures["constant"]
     figures["over_supervised"] = figures["control"] / figures["supervised"]
     return Finding(figures | {"solves": control.solves}, series)
 
@@ -105,12 +106,16 @@ def draw(record: ClaimRecord) -> Figure:
 CLAIM = Claim(
     id="blackbox-petsc",
     paper="2405.02952",
-    sentence="The same goes for PETSc, which offers no derivatives and through which backprop cannot go: a net cuts "
-    "the iterations of its preconditioned conjugate gradients.",
+    sentence="Through PETSc, which offers no derivatives and through which backprop cannot go, a net learns to cut the "
+    "iterations of preconditioned conjugate gradients, beyond what the best constant setting or supervision brings.",
     published="PETSc solvers accelerated (abstract); no figure was to be had",
     experiment=experiment,
     settings={"quick": Setting(), "record": Setting(grid=31, steps=300, labelled=1024)},
-    checks=(Check("cut", at_most=2 / 3), Check("over_supervised", at_most=1.0)),
+    checks=(
+        Check("cut", at_most=2 / 3),
+        Check("over_constant", at_most=0.95),
+        Check("over_supervised", at_most=1.0),
+    ),
     headline="iterations of CG with symmetric SOR: {supervised:.1f} supervised; then through the solver {control:.1f} "
     "around a surrogate, {plain:.1f} plain; {constant:.1f} with the best constant relaxation, {untuned:.1f} as it "
     "comes",

@@ -160,6 +160,7 @@ CLAIM = Claim(
         "forwardgrad.methods.hypergradient.neumann",
         "forwardgrad.methods.hypergradient.truncated",
     ),
+    packages={"sklearn": "train"},
     beyond="Table 1 takes up to 20 million unrolled directions a row, of ConvNets on MNIST and CIFAR",
     draw=draw,
 )

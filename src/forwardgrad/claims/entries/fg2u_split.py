@@ -90,7 +90,7 @@ CLAIM = Claim(
     sentence="Directions are shared out over processes that exchange scalars only.",
     published="",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(64, 4, 100)},
+    settings={"quick": Setting(), "record": Setting(64, 4, 20)},
     checks=(Check("differing", at_most=0), Check("moved", at_least=1e-3)),
     headline="{differing:.0f} hyperparameters differ from one process's in any bit; {sent:.0f} bytes of slopes a "
     "process and step, where a hypergradient has {hyper_bytes:.0f}",

@@ -87,7 +87,7 @@ CLAIM = Claim(
     "run, without a tape.",
     published="unbiased (theorem)",
     experiment=experiment,
-    settings={"quick": Setting(200), "record": Setting(20_000)},
+    settings={"quick": Setting(200), "record": Setting(4_000)},
     seeds={"record": (0, 1, 2)},
     # The error of the mean over draws falls as the law of an unbiased estimate says; a bias would leave a floor.
     checks=(Check("over_law", at_most=1.2), Check("along", 0.98, 1.02), Check("tape_bytes", at_most=0)),

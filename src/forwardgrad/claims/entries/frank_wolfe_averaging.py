@@ -113,7 +113,7 @@ CLAIM = Claim(
     "ones it converges to the optimum.",
     published="a non-vanishing error without averaging, convergence with it (theorems; no figure)",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(draws=8)},
+    settings={"quick": Setting(), "record": Setting(draws=3)},
     seeds={"record": (0, 1, 2)},
     checks=(
         Check("plain", 3.6, 4.0),

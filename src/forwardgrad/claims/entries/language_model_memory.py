@@ -8,12 +8,12 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 import forwardgrad as fg
 from forwardgrad.claims.claim import Check, Claim, Finding, Tell
-from forwardgrad.errors import InputError, MissingExtraError
+from forwardgrad.errors import InputError
 from forwardgrad.estimate import Method
 from forwardgrad.forward_ad.peak import PeakBytes
 
@@ -122,7 +122,8 @@ def bilinear(setting: Setting, values: list[float]) -> Callable[[int, int], floa
 def peaks(name: str, width: int, layers: int, batch: int, device: str, seed: int) -> dict[str, float]:
     """Bytes above the weights of one step of each way; plain SGD that moves nothing, inside backward where fused."""
     model = adapted(name, width, layers, device, seed)
-    tokens = torch.randint(_VOCABULARY, (batch, MODELS[name].tokens), device=device)
+    generator = Generator().manual_seed(seed)
+    tokens = torch.randint(_VOCABULARY, (batch, MODELS[name].tokens), generator=generator).to(device)
     labels = torch.arange(batch, device=device) % 2
     found = {}
     for way, make in WAYS.items():
@@ -152,17 +153,10 @@ def _loss(model: nn.Module, tokens: Tensor, labels: Tensor) -> Tensor:
 
 
 def adapted(name: str, width: int, layers: int, device: str, seed: int) -> nn.Module:
-    """A model of the published architecture with random weights, frozen, and adapters of rank 1 on query and value.
+    """A model of the published architecture with random weights, frozen, and adapters of rank 1 on query and value."""
+    from peft import LoraConfig, inject_adapter_in_model
+    from transformers import LlamaConfig, LlamaModel, OPTConfig, OPTModel
 
-    Raises:
-        MissingExtraError: transformers or peft is not installed.
-    """
-    try:
-        from peft import LoraConfig, inject_adapter_in_model
-        from transformers import LlamaConfig, LlamaModel, OPTConfig, OPTModel
-    except ImportError as error:
-        needs, cure = "nets of a language model's shape need transformers and peft", "pip install 'forwardgrad[hf]'"
-        raise MissingExtraError(needs, f"no {error.name}", cure, path="language-model-memory") from error
     common: dict[str, Any] = {
         "vocab_size": _VOCABULARY,
         "hidden_size": width,
@@ -243,6 +237,7 @@ CLAIM = Claim(
         "forwardgrad.tangents.rank_one",
         "forwardgrad.forward_ad.peak",
     ),
+    packages={"transformers": "hf", "peft": "hf"},
     beyond="neither model, nor the memory it needs, is on these machines",
     draw=draw,
 )

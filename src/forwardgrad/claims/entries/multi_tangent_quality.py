@@ -158,5 +158,6 @@ CLAIM = Claim(
     "step {kib_k1:.0f}, {kib_k4:.0f}, {kib_k16:.0f}, {kib_k64:.0f} KiB, backprop {kib_backprop:.0f}, checkpointed "
     "{kib_checkpointed:.0f}, fused {kib_fused:.0f}",
     depends=("forwardgrad.methods.forward", "forwardgrad.tangents.rank_one", "forwardgrad.methods.checkpointed"),
+    packages={"sklearn": "train"},
     draw=draw,
 )

@@ -128,5 +128,6 @@ CLAIM = Claim(
     headline="K = 16, K/n = {share:.3f}, same tangents: cosine of the two estimates {cosine:.4f}, lengths "
     "{length_ratio:.3f} to 1; test loss after equal steps at one rate: mean {mean:.4f}, projection {project:.4f}",
     depends=("forwardgrad.combine", "forwardgrad.methods.forward"),
+    packages={"sklearn": "train"},
     draw=draw,
 )

@@ -151,5 +151,6 @@ CLAIM = Claim(
         "forwardgrad.federated.spry", "forwardgrad.federated.split", "forwardgrad.federated.partition",
         "forwardgrad.testing.adapted", "forwardgrad.methods.forward",
     ),
+    packages={"sklearn": "train"},
     draw=draw,
 )  # fmt: skip

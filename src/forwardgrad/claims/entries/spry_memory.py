@@ -38,7 +38,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     """Peak bytes above weights and batch, in MiB, of what a client does in a round."""
     generator = Generator().manual_seed(seed)
     ids = torch.randint(1000, 30_000, (setting.rows, setting.tokens), generator=generator)
-    net, batch = encoder(setting, generator), (ids, torch.randint(4, (setting.rows,), generator=generator))
+    net, batch = encoder(setting, generator, seed), (ids, torch.randint(4, (setting.rows,), generator=generator))
     f = ModuleObjective(net, cross_entropy, *batch)
     peaks = {f"spry_{slot}": _peak(lambda s=slot: _client(setting, f, s)) for slot in setting.looked_at}
     tell(f"clients: {', '.join(f'{peak:.1f}' for peak in peaks.values())} MiB")
@@ -57,7 +57,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     return Finding(peaks | ratios | {"spry": most})
 
 
-def encoder(setting: Setting, generator: Generator) -> TextClassifier:
+def encoder(setting: Setting, generator: Generator, seed: int) -> TextClassifier:
     """BERT of that shape with adapters and a head, in the state in which training finds it."""
     from peft import LoraConfig, inject_adapter_in_model
     from transformers import BertConfig, BertModel
@@ -67,7 +67,7 @@ def encoder(setting: Setting, generator: Generator) -> TextClassifier:
         intermediate_size=4 * setting.width, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         model: nn.Module = BertModel(config, add_pooling_layer=False)
         inject_adapter_in_model(LoraConfig(r=1, lora_alpha=1, target_modules=["query", "value"]), model)
     for name, parameter in model.named_parameters():
@@ -136,5 +136,6 @@ CLAIM = Claim(
     "zeroth-order {zeroth:.1f}); backprop {backprop:.1f}, {over_backprop:.1f} times as much, of its own layers alone "
     "{backprop_split:.1f}; checkpointed {checkpointed:.1f}, {over_checkpointed:.1f} times; fused {fused:.1f}",
     depends=("forwardgrad.federated.spry", "forwardgrad.federated.split", "forwardgrad.methods.checkpointed"),
+    packages={"transformers": "hf", "peft": "hf"},
     draw=draw,
 )

@@ -18,13 +18,11 @@ from forwardgrad.testing.problems import cross_entropy
 from forwardgrad.train.threads import threads
 
 if TYPE_CHECKING:
+    from flwr.clientapp import ClientApp
+    from flwr.serverapp import ServerApp
     from matplotlib.figure import Figure
 
     from forwardgrad.claims.record import ClaimRecord
-
-if TYPE_CHECKING:
-    from flwr.clientapp import ClientApp
-    from flwr.serverapp import ServerApp
 
 
 @dataclass(frozen=True)
@@ -183,5 +181,6 @@ CLAIM = Claim(
         "forwardgrad.federated.coordinator", "forwardgrad.federated.flower", "forwardgrad.testing.adapted",
         "forwardgrad.testing.in_process",
     ),
+    packages={"flwr": "federated"},
     draw=draw,
 )  # fmt: skip
