@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -242,10 +243,10 @@ def finite(loss: Tensor, slopes: Tensor | None = None) -> None:
     """
     if get_proxy_mode() is not None:
         return  # a graph is being traced, which has no numbers yet: they are looked at when it runs
-    if not bool(torch.isfinite(loss)):
+    if not isfinite(loss.item()):
         cure = "look at the batch, lower the learning rate, or clip"
         raise NonFiniteError("an estimate needs a finite loss", f"{loss.item()}", cure, path="loss")
-    if slopes is not None and not bool(torch.isfinite(slopes).all()):
+    if slopes is not None and not all(map(isfinite, slopes.tolist())):
         cure = "compute the loss in float32, or lower the scale of the tangents"
         raise NonFiniteError("an estimate needs finite slopes", f"{slopes.tolist()[:8]}", cure, path="slopes")
 

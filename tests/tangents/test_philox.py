@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from forwardgrad.tangents.philox import philox, round_keys
+from forwardgrad.tangents.philox import philox, philox_packed, round_keys
 
 # The lines `philox4x32 10` of tests/kat_vectors in Random123: counter, key, words.
 KNOWN = [
@@ -45,6 +45,14 @@ WORD = st.integers(0, 2**32 - 1)
 @given(st.lists(st.tuples(WORD, WORD, WORD, WORD), min_size=1, max_size=5), st.integers(0, 2**64 - 1))
 def test_many_counters_at_once(counters, key) -> None:
     got = philox(torch.tensor(counters).T, torch.tensor(round_keys(key))).T.tolist()
+    assert got == [plain(list(counter), (key & 0xFFFFFFFF, key >> 32)) for counter in counters]
+
+
+@given(st.lists(st.tuples(WORD, WORD, WORD, WORD), min_size=1, max_size=5), st.integers(0, 2**64 - 1))
+def test_words_side_by_side_in_one_integer(counters, key) -> None:
+    columns = [sum(word << 64 * i for i, word in enumerate(column)) for column in zip(*counters, strict=True)]
+    packed = philox_packed(columns, round_keys(key), len(counters))
+    got = [[column >> 64 * i & 2**64 - 1 for column in packed] for i in range(len(counters))]
     assert got == [plain(list(counter), (key & 0xFFFFFFFF, key >> 32)) for counter in counters]
 
 

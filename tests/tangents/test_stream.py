@@ -11,7 +11,7 @@ import torch
 from forwardgrad.errors import InputError
 from forwardgrad.tangents.key import Key
 from forwardgrad.tangents.philox import philox, round_keys
-from forwardgrad.tangents.stream import _addresses, name_hashes, rounded, words
+from forwardgrad.tangents.stream import Placed, _addresses, name_hashes, place_of, rounded, words
 
 CPU = torch.device("cpu")
 KEY = Key(5, 7)
@@ -31,6 +31,14 @@ def test_a_word_is_where_the_layout_says() -> None:
         counter = [block, tangent | name_hash >> 32 << 20, name_hash & 2**32 - 1, 2**32 - 1]
         expected = philox(torch.tensor(counter).view(4, 1), torch.tensor(round_keys(key.seed))).flatten()
         assert torch.equal(got[tangent, 4 * block : 4 * block + 4], expected)
+
+
+@pytest.mark.parametrize("count", [1, 300, 2000])  # blocks in Python's integers, and too many for them
+def test_words_do_not_depend_on_what_computes_them(count) -> None:
+    step, keys = place_of(KEY)
+    by_tensors = draw({"a": count, "b": 5}, key=Placed.at(torch.tensor([step, *keys])))
+    drawn = draw({"a": count, "b": 5})
+    assert all(torch.equal(drawn[name], by_tensors[name]) for name in drawn)
 
 
 def test_other_parameters_and_more_tangents_change_nothing() -> None:

@@ -40,6 +40,8 @@ def _redirected(owner: type) -> Any:
     return apply
 
 
+_WATCHED = _redirected(Function).__code__
+
 # What the other kind of checkpoint (use_reentrant=False) wraps around a function, to store its inputs.
 _STORING = "_checkpoint_without_reentrant_generator"
 
@@ -49,7 +51,7 @@ def follow_custom_functions() -> Iterator[None]:
     """Watches ``Function.apply``, and with it both kinds of checkpoint, for the duration of a push."""
     before = _HELD.__code__
     storing = getattr(checkpoint, _STORING, None)
-    _HELD.__code__ = _redirected(Function).__code__
+    _HELD.__code__ = _WATCHED
     if storing is not None:
         setattr(checkpoint, _STORING, nothing_to_store)
     try:

@@ -242,6 +242,11 @@ def structure(x: Any) -> Kind | Tensor | None:
     return x.tangent if type(x) is Dual else None
 
 
+def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in this dtype: `x.to(dtype)`, which asks longer whether there is anything to do than small layers compute."""
+    return x if x.dtype == dtype else x.to(dtype)
+
+
 def is_differentiable(x: Any) -> bool:
     """Whether x is a tensor that can carry a tangent."""
     return isinstance(x, Tensor) and (x.dtype.is_floating_point or x.dtype.is_complex)

@@ -47,16 +47,18 @@ class FactoredGradient(Tensor):
     inside: Inside
 
     def __new__(cls, left: Tensor, right: Tensor, weights: Tensor, shape: Sequence[int]) -> FactoredGradient:
-        wanted = ((shape[0], len(weights)), (prod(shape[1:]), len(weights)), (len(weights),))
+        rank = weights.numel()
+        wanted = ((shape[0], rank), (prod(shape[1:]), rank), (rank,))
         factors = (left, right, weights)
-        shapes = tuple(tuple(factor.shape) for factor in factors)
-        if shapes != wanted or left.dtype != right.dtype or len({factor.device for factor in factors}) > 1:
+        fit = (left.shape, right.shape, weights.shape) == wanted and left.dtype == right.dtype
+        if not fit or not left.device == right.device == weights.device:
             raise InputError(
                 needs=f"FactoredGradient needs factors of shapes {wanted}, of one dtype, on one device",
                 found=", ".join(f"{tuple(f.shape)} {f.dtype} on {f.device}" for f in factors),
                 cure="pass left [m, R], right [n, R] and weights [R]",
             )
-        weights = weights.to(torch.promote_types(weights.dtype, torch.float32))
+        wide = torch.promote_types(weights.dtype, torch.float32)
+        weights = weights if weights.dtype == wide else weights.to(wide)
         return cls.around(Inside(Factors(left, right, weights)), shape, left)
 
     @classmethod

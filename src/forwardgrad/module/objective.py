@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -88,19 +89,27 @@ class ModuleObjective:
 
         with self._evaluation():
             try:
-                pushed = push_forward(run, dict(params), dict(tangents), strict=self.strict, locate=self.locate)
-            finally:
+                value, slopes, aux, trace, reached = push_forward(
+                    run, params, tangents, strict=self.strict, locate=self.locate
+                )
+                kept = weakref.ref(trace)
+                del trace
+            except BaseException:
                 forget_duals(self.modules)
-        loss = scalar(pushed.value)
-        slopes = pushed.slopes.reshape(tangents.num_tangents)
-        return Slopes(self._average(loss), self._average(slopes), pushed.aux, pushed.reached)
+                raise
+            if kept() is not None:  # by a Dual that outlives the push
+                forget_duals(self.modules)
+        loss = scalar(value)
+        return Slopes(self._average(loss), self._average(slopes.reshape(tangents.num_tangents)), aux, reached)
 
     def admit(self, tangents: Tangents) -> Tangents:
         """Zero tangents for the padding rows of embeddings, whose gradient is zero by definition.
 
         A tied embedding keeps its row: its other use trains it. The embedding's own use of the row is still constant.
         """
-        rows = {}
+        rows: dict[str, int | Tensor] = {}
+        if all(module.__dict__.get("padding_idx") is None for module in self.modules):
+            return tangents
         for name in tangents:
             uses = {module.__dict__.get("padding_idx") for module, _ in self.slots.places.get(name, ())}
             if len(uses) == 1 and (row := uses.pop()) is not None:

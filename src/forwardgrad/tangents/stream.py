@@ -17,12 +17,13 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from forwardgrad.errors import InputError
 from forwardgrad.tangents.key import Key
-from forwardgrad.tangents.philox import philox, round_keys
+from forwardgrad.tangents.philox import philox, philox_packed, repeated, round_keys
 
 _WORD = 0xFFFFFFFF
 _TANGENT_BITS = 20
@@ -31,6 +32,8 @@ _KEY_STEP = 0x9E3779B97F4A7C15
 _BLOCK_WORDS = 4
 # Blocks per evaluation: as many as fit a core's cache.
 _SLICE = 2**14
+# Up to as many blocks Python's own integers are faster than tensors.
+_PACKED_BLOCKS = 512
 # Larger address tables are computed anew at each draw rather than remembered.
 _REMEMBERED_BLOCKS = 2**16
 
@@ -58,18 +61,32 @@ def words(counts: tuple[tuple[str, int], ...], num_tangents: int, key: Key, devi
             cure="draw them in several steps of the key",
         )
     blocks = sum(-(-count // _BLOCK_WORDS) for _, count in counts) * num_tangents
+    if blocks <= _PACKED_BLOCKS and not isinstance(key, Placed):
+        return _few_words(counts, num_tangents, key).to(device)
     table = _addresses if blocks <= _REMEMBERED_BLOCKS else _addresses.__wrapped__
     counter = table(counts, num_tangents, device).clone()
-    step: Tensor | int
-    if isinstance(key, Placed):
-        step, keys = key.place[0], key.place[1:]
-    else:
-        step, numbers = place_of(key)
-        keys = torch.tensor(numbers, device=device)
+    step, keys = (key.place[0], key.place[1:]) if isinstance(key, Placed) else place_of(key)
     counter[3] = step
     if counter.shape[1] <= _SLICE:
         return philox(counter, keys).T.reshape(-1)
     return torch.cat([philox(part, keys).T.reshape(-1) for part in counter.split(_SLICE, dim=1)])
+
+
+def _few_words(counts: tuple[tuple[str, int], ...], num_tangents: int, key: Key) -> Tensor:
+    """`words` of a small draw, on the CPU."""
+    blocks, counter = _packed_addresses(counts, num_tangents)
+    step, keys = place_of(key)
+    drawn = philox_packed((*counter, repeated(step, blocks)), keys, blocks)
+    rows = np.frombuffer(b"".join([row.to_bytes(blocks * 8, "little") for row in drawn]), "<i8").reshape(4, blocks)
+    return torch.from_numpy(rows.T.astype(np.int64, order="C").reshape(-1))
+
+
+@lru_cache(maxsize=16)
+def _packed_addresses(counts: tuple[tuple[str, int], ...], num_tangents: int) -> tuple[int, tuple[int, ...]]:
+    """How many blocks there are, and the first three words of `_addresses` as `philox_packed` reads them."""
+    rows = _addresses.__wrapped__(counts, num_tangents, torch.device("cpu"))[:3].tolist()
+    packed = (sum(word << 64 * i for i, word in enumerate(row)) for row in rows)
+    return len(rows[0]), tuple(packed)
 
 
 def place_of(key: Key) -> tuple[int, list[int]]:

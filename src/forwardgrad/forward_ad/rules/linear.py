@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forwardgrad.forward_ad.dual import aligned, primal, structure, tangent
+from forwardgrad.forward_ad.dual import aligned, in_dtype, primal, structure, tangent
 from forwardgrad.forward_ad.registry import rule
 from forwardgrad.tangents.kinds import Kind, RankOne
 
@@ -37,8 +37,14 @@ def add_outer(dy: Tensor | None, s: Tensor | None, a: Tensor | None, db: Tensor 
         db = db.to(like.dtype).reshape(db.shape[0], *(1,) * (like.ndim - 1), m)
         return db.expand(db.shape[0], *like.shape).clone() if dy is None else dy.add_(db)
     assert a is not None
-    k = a.shape[0]
-    left, right = s.reshape(-1, k).t().unsqueeze(-1), a.to(like.dtype).unsqueeze(1)  # [K, M, 1], [K, 1, m]
+    k, a = a.shape[0], in_dtype(a, like.dtype)
+    if k == 1 and (dy is None or db is None):
+        s = s.reshape(-1, 1)
+        if dy is not None:
+            dy.view(-1, m).addmm_(s, a)
+            return dy
+        return (torch.mm(s, a) if db is None else torch.addmm(in_dtype(db, like.dtype), s, a)).view(1, *like.shape)
+    left, right = s.reshape(-1, k).t().unsqueeze(-1), a.unsqueeze(1)  # [K, M, 1], [K, 1, m]
     if db is not None:
         left = torch.cat([left, torch.ones_like(left)], dim=-1)
         right = torch.cat([right, db.to(like.dtype).unsqueeze(1)], dim=1)
@@ -55,7 +61,7 @@ def add_outer(dy: Tensor | None, s: Tensor | None, a: Tensor | None, db: Tensor 
 def push_weight(x: Tensor, dw: Kind | Tensor, dy: Tensor | None, db: Tensor | None, y: Tensor) -> Tensor:
     """dy_k + x V_k (+ db_k) for a weight tangent V [K, n, m] in any form, x: [*, n], y: [*, m]."""
     if isinstance(dw, RankOne) and dw.b.ndim == 2:
-        s = F.linear(x, dw.a.to(x.dtype))  # [*, K]: x . a_k, for V_k = a_k b_k^T of shape (n, m)
+        s = F.linear(x, in_dtype(dw.a, x.dtype))  # [*, K]: x . a_k, for V_k = a_k b_k^T of shape (n, m)
         return add_outer(dy, s, dw.b, db, y)
     v = dw if isinstance(dw, Tensor) else dw.dense()
     v = v.to(x.dtype)
@@ -83,11 +89,11 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Pair:
     y = F.linear(x, w, primal(bias))
     dy = None
     if dx is not None and db is not None and dx.shape[0] == 1:  # one bias tangent rides in the product for nothing
-        dy, db = F.linear(dx[0], w, db[0]).unsqueeze(0), None
+        dy, db = F.linear(dx, w, db[0]), None
     elif dx is not None:
         dy = F.linear(dx, w)
     if dw is not None:
-        return y, push_weight(x.to(y.dtype), transposed(dw), dy, db, y)
+        return y, push_weight(in_dtype(x, y.dtype), transposed(dw), dy, db, y)
     return y, dy if db is None else add_outer(dy, None, None, db, y)
 
 

@@ -14,7 +14,8 @@ legacy arguments, weights and broadcasting (see `forwardgrad.forward_ad.composit
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from forwardgrad.forward_ad.autocast import widened
-from forwardgrad.forward_ad.dual import Dual, primal, tangent
+from forwardgrad.forward_ad.dual import Dual, in_dtype, primal, tangent
 from forwardgrad.forward_ad.registry import RULES, rule
 
 Pair = tuple[Tensor, Tensor | None]
@@ -38,7 +39,7 @@ ACCELERATOR_BLOCK_BYTES = 64 << 20
 
 def contract(e: Tensor, dx: Tensor) -> Tensor:
     """<e, dx_k> for e [*s] and dx [K, *s], summed in float32 or wider: [K]."""
-    return dx.reshape(dx.shape[0], -1).to(e.dtype) @ e.flatten()
+    return in_dtype(dx.reshape(dx.shape[0], -1), e.dtype) @ e.flatten()
 
 
 @rule(torch._C._nn.cross_entropy_loss)
@@ -62,31 +63,38 @@ def cross_entropy(
     classes, by_class = z.shape[1], target.shape == z.shape and target.dtype.is_floating_point
     if (not by_class and target.shape != (z.shape[0], *z.shape[2:])) or z.numel() == 0:
         return NotImplemented  # stock says what is wrong
-    if not by_class:
+    rows: tuple[Tensor, ...]
+    if by_class:
+        judge, rows = partial(from_probabilities, weight=weight, smoothing=label_smoothing), (z, target)
+        counted = torch.tensor(z.numel() // classes, dtype=wide, device=z.device)
+    else:
+        judge = partial(from_indices, weight=weight, smoothing=label_smoothing, ignore_index=ignore_index)
         valid = target != ignore_index
-        target = torch.where(valid, target, 0)
-        shares = valid.to(wide) if weight is None else weight.to(wide)[target].mul_(valid)
-    counted = shares.sum() if not by_class else torch.tensor(z.numel() // classes, dtype=wide, device=z.device)
-    total = counted if reduction == MEAN else torch.ones_like(counted)
+        shares = valid.to(wide) if weight is None else weight.to(wide)[target * valid].mul_(valid)
+        counted, rows = shares.sum(), (z, target, shares, valid)
     losses: list[Tensor] = []
     slopes: list[Tensor] = []
-    for rows in row_blocks(z, wide):
-        logp = torch.log_softmax(z[rows], 1, wide)
-        if by_class:
-            loss, e = from_probabilities(logp, target[rows], weight, label_smoothing)
-        else:
-            loss, e = from_indices(logp, target[rows], shares[rows], valid[rows], weight, label_smoothing)
+    step = rows_in_block(z, wide)
+    for (logits, *labels), (moved,) in zip(blocks(rows, 0, step), blocks((dz,), 1, step), strict=True):
+        loss, e = judge(torch.log_softmax(logits, 1, wide), *labels)
         if reduction == NONE:
             losses.append(loss)
-            slopes.append(torch.stack([(d * e).sum(1) for d in dz[:, rows]]))
+            slopes.append(torch.stack([(d * e).sum(1) for d in moved]))
         else:
             losses.append(loss.sum())
-            slopes.append(contract(e, dz[:, rows]))
+            slopes.append(contract(e, moved))
     if reduction == NONE:
         shape = () if input.ndim == 1 else (z.shape[0], *z.shape[2:])
         return torch.cat(losses).to(z.dtype).reshape(shape), torch.cat(slopes, 1).to(z.dtype).reshape(-1, *shape)
-    y = torch.stack(losses).sum() / total
-    return y.to(z.dtype), (torch.stack(slopes).sum(0) / total).to(z.dtype)
+    y, dy = total(losses), total(slopes)
+    if reduction == MEAN:
+        y, dy = y / counted, dy / counted
+    return in_dtype(y, z.dtype), in_dtype(dy, z.dtype)
+
+
+def total(parts: list[Tensor]) -> Tensor:
+    """The sum of what the blocks gave."""
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 @rule(F.cross_entropy)
@@ -106,40 +114,54 @@ def cross_entropy_by_name(
     return cross_entropy(input, target, weight, code, ignore_index, label_smoothing)
 
 
-def row_blocks(z: Tensor, wide: torch.dtype) -> list[slice]:
-    """Ranges of the first dimension of z [N, C, *] that fill one block each."""
+def rows_in_block(z: Tensor, wide: torch.dtype) -> int:
+    """How many rows of z [N, C, *] fill a block."""
     room = BLOCK_BYTES.get(z.device.type, ACCELERATOR_BLOCK_BYTES) // wide.itemsize
-    step = max(1, room // (z.numel() // z.shape[0]))
-    return [slice(i, i + step) for i in range(0, z.shape[0], step)]
+    return max(1, room * z.shape[0] // z.numel())
+
+
+def blocks(tensors: tuple[Tensor, ...], dim: int, step: int) -> Iterable[tuple[Tensor, ...]]:
+    """`step` rows at a time of tensors whose rows, along `dim`, belong together."""
+    if tensors[0].shape[dim] <= step:
+        return [tensors]
+    return zip(*(x.split(step, dim) for x in tensors), strict=True)
 
 
 def from_indices(
-    logp: Tensor, target: Tensor, shares: Tensor, valid: Tensor, weight: Tensor | None, smoothing: float
+    logp: Tensor,
+    target: Tensor,
+    shares: Tensor,
+    valid: Tensor,
+    weight: Tensor | None,
+    smoothing: float,
+    ignore_index: int,
 ) -> tuple[Tensor, Tensor]:
     """Row losses [n, *] and e [n, C, *] (in logp's memory) for class indices.
 
     Args:
         logp: [n, C, *] log-probabilities.
-        target: [n, *] classes, 0 where ignored.
+        target: [n, *] classes.
         shares: [n, *] the target class's weight, 0 where ignored.
         valid: [n, *] which rows count.
         weight: [C] or None.
         smoothing: the mass spread over all classes.
+        ignore_index: the target of rows that do not count.
     """
-    at, hard = target.unsqueeze(1), (shares * (1 - smoothing)).unsqueeze(1)
-    loss = -logp.gather(1, at) * hard
+    loss = stock_nll_loss(logp, target, None if weight is None else weight.to(logp.dtype), NONE, ignore_index)
+    at, hard = (target * valid).unsqueeze(1), shares.unsqueeze(1)
     mass = hard
     if smoothing:
+        hard = hard * (1 - smoothing)
         even = smoothing / logp.shape[1] * (torch.ones_like(logp[:1]) if weight is None else by_channel(weight, logp))
         on = valid.unsqueeze(1).to(logp.dtype)
-        loss = loss - (logp * even).sum(1, keepdim=True) * on
+        # An ignored row counts nothing, whatever stands in it.
+        soft = (logp * even).sum(1).masked_fill_(~valid, 0)
+        loss = loss * (1 - smoothing) - soft
         mass = hard + on * even.sum(1, keepdim=True)
-    # An ignored row counts nothing, whatever stands in it.
-    loss = loss.masked_fill_(~valid.unsqueeze(1), 0)
     e = logp.exp_().mul_(mass).scatter_add_(1, at, -hard)
     if smoothing:
         e -= even * on
-    return loss.squeeze(1), e
+    return loss, e
 
 
 def from_probabilities(logp: Tensor, target: Tensor, weight: Tensor | None, smoothing: float) -> tuple[Tensor, Tensor]:

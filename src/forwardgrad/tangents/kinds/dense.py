@@ -55,8 +55,11 @@ class Dense:
         return total
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
-        rows = self.data.reshape(self.num_tangents, -1)
-        return (weights.to(self.dtype) @ rows).view(self.shape)
+        data = self.data
+        weights = weights.to(data.dtype)
+        if data.dim() == 2:
+            return weights @ data
+        return (weights @ data.reshape(len(data), -1)).view(data.shape[1:])
 
     def dot(self, other: Tensor) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float32)

@@ -57,7 +57,7 @@ class RankOne:
         return (a @ a.T) * (b @ b.T)
 
     def weighted_sum(self, weights: Tensor) -> FactoredGradient:
-        return FactoredGradient(self.a.T, self.b.flatten(1).T, weights, self.shape)
+        return FactoredGradient(self.a.t(), self.b.flatten(1).t(), weights, self.shape)
 
     def dot(self, other: Tensor) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float32)
