@@ -1,8 +1,4 @@
-"""Packs what a machine with a GPU and PyTorch, but no network, lacks for `bench/gpu.sh`: wheels, in `.pack`.
-
-python -m bench.pack               fetches them here, checks the size, and says what to run there
-python -m bench.pack --missing     said there: which of them are to be installed
-"""
+"""Packs what a machine with a GPU and PyTorch, but no network, lacks for `bench/gpu.sh`: wheels, in `.pack`."""
 
 from __future__ import annotations
 

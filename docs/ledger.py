@@ -75,7 +75,7 @@ def _section(claim: Claim, record: ClaimRecord, row: dict[str, Any], generated: 
     ]
     told.append(f"seeds {', '.join(map(str, record.runs))}")
     if (seconds := record.seconds()) is not None:
-        told.append(f"{seconds:.0f} s on two threads")
+        told.append(f"{seconds:.0f} s on one thread")
     told.append(", ".join(f"{name} {value}" for name, value in record.versions.items() if value != "not installed"))
     lines.append("; ".join([*told, record.created]) + ".")
     return "\n\n".join(lines)

@@ -20,9 +20,6 @@ from forwardgrad.train.output import OutputFolder
 from forwardgrad.train.record import versions
 from forwardgrad.train.threads import threads
 
-# Sums are split by threads, so that figures depend on how many there are: two, on every machine.
-_THREADS = 2
-
 
 def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimRecord:
     """The claim's record at a tier: seeds that are there stay where code and setting are the same, the rest is run.
@@ -54,7 +51,7 @@ def run(claim: Claim, tier: Tier, output: OutputFolder, tell: Tell) -> ClaimReco
         if seed in record.runs:
             continue
         begun = perf_counter()
-        with torch.random.fork_rng(devices=[]), threads(_THREADS):
+        with torch.random.fork_rng(devices=[]), threads(1):  # sums are split by threads, and small nets wait for them
             torch.manual_seed(seed)  # so that an experiment that forgets its seed is repeatable all the same
             finding = claim.experiment(claim.settings[tier], seed, partial(_of_seed, tell, seed))
         _check(claim, finding.figures)
