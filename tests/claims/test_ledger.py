@@ -10,6 +10,7 @@ import sys
 from dataclasses import dataclass, replace
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from forwardgrad.claims import Check, Claim, Finding, Verdict, ledger, named, read_record, run, standing
@@ -221,3 +222,20 @@ def test_a_claim_that_lacks_its_data_is_skipped_and_the_others_run(tmp_path, mon
     chosen[:] = [CLAIM, CLAIM]
     (tmp_path / file_name("toy", "quick")).write_text("{}")  # a broken record is no missing data
     assert call().exit_code == 3
+
+
+def test_a_run_is_on_one_thread_and_keeps_what_it_took(tmp_path):
+    def counted(setting, seed, tell):
+        return Finding({"a": 2.0, "b": float(torch.get_num_threads())})
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        record = run(replace(CLAIM, experiment=counted), "quick", OutputFolder(tmp_path).ready(), silent)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert record.figures()["b"] == [1.0, 1.0]
+    assert record.seconds() == sum(one.seconds for one in record.runs.values())
+    old = record.model_copy(update={"runs": {0: record.runs[0].model_copy(update={"seconds": None})}})
+    assert old.seconds() is None
