@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".pack"
@@ -32,12 +33,9 @@ def needed(names: list[str]) -> set[str]:
         name = waiting.pop()
         if name in found or name in THERE:
             continue
-        try:
-            requirements = metadata.requires(name) or []
-        except metadata.PackageNotFoundError:  # for another system, or an option nobody asked for
-            continue
         found.add(name)
-        waiting += [canonical(re.split(r"[^\w.-]", text)[0]) for text in requirements if "extra ==" not in text]
+        asked = map(Requirement, metadata.requires(name) or [])
+        waiting += [canonical(r.name) for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
     return found
 
 
