@@ -22,7 +22,7 @@ def _marked(claim):
     return pytest.param(claim, id=claim.id, marks=() if quick else pytest.mark.slow)
 
 
-@pytest.mark.parametrize("claim", map(_marked, ledger()))
+@pytest.mark.parametrize("claim", [_marked(claim) for claim in ledger()])
 def test_the_quick_tier_gives_the_verdict_of_its_record(claim, tmp_path):
     if reason := lacking(claim):
         pytest.skip(reason)
