@@ -116,7 +116,7 @@ def draw(record: ClaimRecord) -> Figure:
             label = "_"
     axes.axhline(0.3, color="black", lw=0.8, ls=":")
     axes.set(xlabel="step", ylabel="cosine with the gradient", ylim=(0, 1))
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # lines fill the axes
     return figure
 
 
