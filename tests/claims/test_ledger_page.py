@@ -40,14 +40,14 @@ def test_every_claim_has_its_row_its_checks_and_its_verdict(page, tmp_path):
 
 
 def test_a_missing_or_stale_record_stops_the_build(page, records, tmp_path):
-    path = records / "forward-gradient-unbiased.quick.json"
+    path = records / "forward-gradient-bf16.quick.json"  # a claim of one tier, so that no other speaks for it
     tree = json.loads(path.read_text())
     path.write_text(json.dumps(tree | {"fingerprint": "0" * 16}))
-    with pytest.raises(ExtensionError, match="stale one of forward-gradient-unbiased"):
+    with pytest.raises(ExtensionError, match="stale one of forward-gradient-bf16"):
         page.write(tmp_path, records)
     path.write_text("{}")
     with pytest.raises(ExtensionError, match="something else"):
         page.write(tmp_path, records)
     path.unlink()
-    with pytest.raises(ExtensionError, match="found none of forward-gradient-unbiased"):
+    with pytest.raises(ExtensionError, match="found none of forward-gradient-bf16"):
         page.write(tmp_path, records)
