@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from bench.nets import Net
 from bench.rivals import Rival
+from forwardgrad.compiled import by_inductor
 
 
 def compiled_rivals(net: Net, small: bool) -> list[Rival]:
@@ -58,12 +59,7 @@ def _traced(net: Net) -> Callable[[], None]:
 
     def gradient() -> None:
         if not compiled:
-            graph = make_fx(step)(*inputs())
-            for node in graph.graph.nodes:
-                node.meta.clear()  # shapes as make_fx noted them: the compiler wants to make its own notes
-            options = {"cpp_wrapper": net.batch[0].device.type == "cpu"}
-            with torch.no_grad():
-                compiled.append(torch._inductor.compile(graph, inputs(), options=options))
+            compiled.append(by_inductor(make_fx(step)(*inputs()), inputs(), net.batch[0].device))
         with torch.no_grad():
             _, *grads = compiled[0](*inputs())
         for p, grad in zip(params.values(), grads, strict=True):

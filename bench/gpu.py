@@ -133,12 +133,13 @@ def run(
     if device == "cuda" and not torch.cuda.is_available():
         print("skipped: the GPU benchmark needs a CUDA device, and there is none")
         return
-    for name in size or ["125M", "350M", "1.3B"]:
+    sizes = size or ["125M", "350M", "1.3B"]
+    for name in sizes:
         if name not in SIZES:
             raise typer.BadParameter(f"{name}: choose from {', '.join(SIZES)}")
     warnings.filterwarnings("ignore")
     out.mkdir(parents=True, exist_ok=True)
-    for name in size or ["125M", "350M", "1.3B"]:
+    for name in sizes:
         lengths = (length or [1024, 2048, 4096, 8192, 16384]) if device == "cuda" else []
         found = _of_size(SIZES[name], tangents or [1, 8], tokens, lengths, rounds, device)
         host = machine.describe("CUDA's caching allocator" if device == "cuda" else machine.stock_pages())

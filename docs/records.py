@@ -1,6 +1,7 @@
 """Writes the tables of the performance page from the records under bench/results."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results"
@@ -13,31 +14,31 @@ def newest(kind: str) -> dict | None:
     return json.loads(found[-1].read_text()) | {"name": found[-1].name} if found else None
 
 
-def merged_speed() -> dict | None:
-    """The newest figures of every net and rival: a run may cover some of them only."""
+def merged(kind: str, take: Callable[[dict, dict], None]) -> dict | None:
+    """All records of a kind as one: a run may cover some nets and rivals only.
+
+    Args:
+        kind: of the records.
+        take: puts what a newer record has into the whole.
+    """
     whole: dict | None = None
-    for path in sorted(RESULTS.glob("speed-*.json"), key=lambda path: path.stem[-15:]):
+    for path in sorted(RESULTS.glob(f"{kind}-*.json"), key=lambda path: path.stem[-15:]):
         record = json.loads(path.read_text()) | {"name": path.name}
         if whole is None:
             whole = record
             continue
         whole["name"] += f"`, `{path.name}"
-        for net, rows in record["results"].items():
-            whole["results"].setdefault(net, {}).update(rows)
+        take(whole, record)
     return whole
 
 
-def merged_precision() -> dict | None:
-    """The newest figures of every net."""
-    whole: dict | None = None
-    for path in sorted(RESULTS.glob("precision-*.json"), key=lambda path: path.stem[-15:]):
-        record = json.loads(path.read_text()) | {"name": path.name}
-        if whole is None:
-            whole = record
-            continue
-        whole["name"] += f"`, `{path.name}"
-        whole["figures"] |= record["figures"]
-    return whole
+def newer_rows(whole: dict, record: dict) -> None:
+    for net, rows in record["results"].items():
+        whole["results"].setdefault(net, {}).update(rows)
+
+
+def newer_figures(whole: dict, record: dict) -> None:
+    whole["figures"] |= record["figures"]
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -142,11 +143,13 @@ def precision(record: dict) -> str:
 def write_tables(folder: Path) -> None:
     """One file per kind of record; a kind nobody has measured says so."""
     folder.mkdir(parents=True, exist_ok=True)
-    renders = {"speed": speed, "memory": memory, "functions": functions, "attention": attention, "step": step}
-    renders["precision"] = precision
-    merged = {"speed": merged_speed, "precision": merged_precision}
+    renders = {
+        "speed": speed, "memory": memory, "functions": functions, "attention": attention, "step": step,
+        "precision": precision,
+    }  # fmt: skip
+    takes = {"speed": newer_rows, "precision": newer_figures}
     for kind, render in renders.items():
-        record = merged[kind]() if kind in merged else newest(kind)
+        record = merged(kind, takes[kind]) if kind in takes else newest(kind)
         text = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
         path = folder / f"{kind}.md"
         if not path.exists() or path.read_text() != text + "\n":

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -121,13 +122,7 @@ class CompiledBackward:
                 raise
             cure = "compute with tensors all the way, or use fg.backward"
             raise UnsupportedError("a compiled step needs values that nobody looks at", "one read", cure) from error
-        for node in graph.graph.nodes:
-            node.meta.clear()  # shapes as make_fx noted them: the compiler wants to make its own notes
-        # Without Python between the kernels, and without the guards of torch.compile, which cost as much as the step.
-        options = {"cpp_wrapper": self._objective.device.type == "cpu"}
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # the compiler's own, of its own parts
-            return torch._inductor.compile(graph, [*self._inputs(leaves, Key(0))], options=options)
+        return by_inductor(graph, self._inputs(leaves, Key(0)), self._objective.device)
 
     def _traced(self, values: Sequence[Tensor], batch: Any, key: Key) -> list[Tensor]:
         objective, kept = self._objective, self._objective.batch
@@ -203,6 +198,21 @@ def _shape(leaves: Sequence[Any], modules: Sequence[nn.Module]) -> tuple[Any, ..
     """What a graph is good for: shapes and dtypes of the batch, what is no tensor in it, and the modules' modes."""
     batch = tuple((x.shape, x.dtype) if isinstance(x, Tensor) else x for x in leaves)
     return *batch, *(module.training for module in modules)
+
+
+def by_inductor(graph: GraphModule, inputs: Sequence[Tensor], device: torch.device) -> Callable[..., list[Tensor]]:
+    """A traced graph without Python between its kernels, and without torch.compile's guards, which cost as much.
+
+    Args:
+        graph: what make_fx traced.
+        inputs: to compile it for.
+        device: that it runs on.
+    """
+    for node in graph.graph.nodes:
+        node.meta.clear()  # shapes as make_fx noted them: the compiler wants to make its own notes
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the compiler's own, of its own parts
+        return torch._inductor.compile(graph, [*inputs], options={"cpp_wrapper": device.type == "cpu"})
 
 
 def _check_repeatable(objective: ModuleObjective) -> None:

@@ -7,35 +7,13 @@ import sys
 
 import pytest
 import torch
+from federations import federation, single_process
 from torch import nn
-from torch.nn import functional as F
 
-import forwardgrad as fg
 from forwardgrad.errors import InputError, MissingExtraError, ReplicaError
-from forwardgrad.federated import Answer, Closed, Federation, Order, Spry, client_app, server_app
+from forwardgrad.federated import Answer, Closed, Order, client_app, server_app
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
-
-
-def build():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def loss_fn(model, x, y):
-    return F.cross_entropy(model(x), y)
-
-
-def batch(partition, partitions, step):
-    generator = torch.Generator().manual_seed(1000 * step + partition)
-    rows = 16 + partition
-    return torch.randn(rows, 6, generator=generator), torch.randint(3, (rows,), generator=generator)
-
-
-def federation(seed=2**62, build=build, K=1):
-    return Federation(
-        build, loss_fn, batch, Spry(method=fg.ForwardGradient(K)), lambda p: torch.optim.Adam(p, lr=0.01), seed
-    )
 
 
 @pytest.fixture(scope="module")
@@ -46,23 +24,11 @@ def run_in_process():
     return run_in_process
 
 
-def single_process(federation, rounds, clients):
-    """The weights of one process that plays all clients, without a message."""
-    replica = federation.replica()
-    for t in range(rounds):
-        answers = [
-            replica.measure(loss_fn, batch(i, clients, t), Order(federation.seed, t, i, clients, 0, ()))
-            for i in range(clients)
-        ]
-        replica.follow(Closed(tuple(a.slopes for a in answers), tuple(a.examples for a in answers)))
-    return replica
-
-
 def test_the_server_has_the_weights_of_a_single_process(run_in_process):
     heard = []
     server = server_app(federation(), 4, clients=4, after_round=lambda c, loss: heard.append((loss, c.replica)))
     grid = run_in_process(server, client_app(federation()), 4)
-    alone = single_process(federation(), 4, 4)
+    alone = single_process(federation(), 4, range(4))
     final = heard[-1][1]
     assert len(heard) == 4 and final.step == 4
     assert all(torch.equal(final.params[name], p) for name, p in alone.params.items())

@@ -9,45 +9,14 @@ import sys
 
 import pytest
 import torch
-from torch import nn
-from torch.nn import functional as F
+from federations import federation, single_process
 
-import forwardgrad as fg
-from forwardgrad.federated import Closed, Federation, Order, Spry, client_app, server_app
+from forwardgrad.federated import client_app, server_app
 
 CLIENTS, ROUNDS = 3, 3
 
 
-def build():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 3))
-
-
-def loss_fn(model, x, y):
-    return F.cross_entropy(model(x), y)
-
-
-def batch(partition, partitions, step):
-    generator = torch.Generator().manual_seed(1000 * step + partition)
-    rows = 16 + partition
-    return torch.randn(rows, 6, generator=generator), torch.randint(3, (rows,), generator=generator)
-
-
-def optimizer(params):
-    return torch.optim.Adam(params, lr=0.01)
-
-
-FEDERATION = Federation(build, loss_fn, batch, Spry(method=fg.ForwardGradient(2)), optimizer, seed=2**62)
-
-
-def single_process(partitions):
-    """The weights of one process that plays all clients; the client at place i has the data of partitions[i]."""
-    replica = FEDERATION.replica()
-    for t in range(ROUNDS):
-        orders = [Order(FEDERATION.seed, t, i, CLIENTS, 0, ()) for i in range(CLIENTS)]
-        each = [replica.measure(loss_fn, batch(partitions[o.slot], CLIENTS, t), o) for o in orders]
-        replica.follow(Closed(tuple(a.slopes for a in each), tuple(a.examples for a in each)))
-    return replica.params
+FEDERATION = federation(K=2)
 
 
 def main():
@@ -60,7 +29,7 @@ def main():
     run_simulation(server, client_app(FEDERATION), CLIENTS, backend_config=backend)
     assert len(heard) == ROUNDS and heard[-1].step == ROUNDS
     # Which node has which place is decided by the random numbers that Flower gives to nodes.
-    alone = [single_process(places) for places in itertools.permutations(range(CLIENTS))]
+    alone = [single_process(FEDERATION, ROUNDS, places).params for places in itertools.permutations(range(CLIENTS))]
     same = [all(torch.equal(heard[-1].params[name], p) for name, p in params.items()) for params in alone]
     assert same.count(True) == 1, same
 
