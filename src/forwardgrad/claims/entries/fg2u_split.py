@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -40,9 +42,9 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         tell(f"{setting.processes} processes")
         mp.spawn(_rank, args=(setting, seed, folder), nprocs=setting.processes)
         split = [torch.load(Path(folder) / f"{rank}.pt") for rank in range(setting.processes)]
-    differing = sum(int((theirs[name] != alone[name]).sum()) for theirs in split for name in alone)
+    differing = sum(int((theirs[name] != alone[name]).sum()) for theirs, _ in split for name in alone)
     moved = sum(float((alone[name] - start).abs().sum()) for name, start in problem(20, seed)[1].items())
-    sent = share * next(iter(alone.values())).element_size()
+    sent = max(counted for _, counted in split) / setting.outer
     hyper = sum(value.numel() * value.element_size() for value in alone.values())
     return Finding({"differing": differing, "moved": moved, "sent": sent, "hyper_bytes": hyper})
 
@@ -60,8 +62,38 @@ def descended(setting: Setting, seed: int, slope: fg.Jvp | fg.SplitDirections) -
 def _rank(rank: int, setting: Setting, seed: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=setting.processes)
-    torch.save(descended(setting, seed, fg.SplitDirections()), f"{folder}/{rank}.pt")
+    with _Wire() as wire:
+        hyper = descended(setting, seed, fg.SplitDirections())
+    torch.save((hyper, wire.sent), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
+
+
+class _Wire:
+    """Counts the bytes of what this process hands to any collective."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self._patches = [
+            mock.patch.object(dist, "all_gather", self._counted(dist.all_gather, place=1)),
+            mock.patch.object(dist, "all_reduce", self._counted(dist.all_reduce, place=0)),
+            mock.patch.object(dist, "broadcast", self._counted(dist.broadcast, place=0)),
+        ]
+
+    def __enter__(self) -> _Wire:
+        for patch in self._patches:
+            patch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for patch in self._patches:
+            patch.stop()
+
+    def _counted(self, collective: Callable[..., Any], place: int) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            self.sent += args[place].nbytes
+            return collective(*args, **kwargs)
+
+        return counted
 
 
 def draw(record: ClaimRecord) -> Figure:
@@ -69,7 +101,7 @@ def draw(record: ClaimRecord) -> Figure:
     import matplotlib.pyplot as plt
 
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
-    rows = {"its slopes": (figures["sent"], "#0072B2"), "a hypergradient": (figures["hyper_bytes"], "#b5b5b5")}
+    rows = {"slopes, and a check": (figures["sent"], "#0072B2"), "a hypergradient": (figures["hyper_bytes"], "#b5b5b5")}
     with plt.style.context("forwardgrad.train.look"):
         figure, axes = plt.subplots(figsize=(7.2, 2.1))
         for place, (count, colour) in enumerate(rows.values()):
@@ -92,8 +124,8 @@ CLAIM = Claim(
     experiment=experiment,
     settings={"quick": Setting(), "record": Setting(64, 4, 20)},
     checks=(Check("differing", at_most=0), Check("moved", at_least=1e-3)),
-    headline="{differing:.0f} hyperparameters differ from one process's in any bit; {sent:.0f} bytes of slopes a "
-    "process and step, where a hypergradient has {hyper_bytes:.0f}",
+    headline="{differing:.0f} hyperparameters differ from one process's in any bit; a process hands "
+    "over {sent:.0f} bytes a step, slopes and a check that all drew alike, where a hypergradient has {hyper_bytes:.0f}",
     depends=(
         "forwardgrad.bilevel.unroll",
         "forwardgrad.claims.entries.fg2u_variance",

@@ -66,7 +66,7 @@ CLAIM = Claim(
     sentence="Training by integer forward passes does not converge with weights of 8 bits, where it does with 16.",
     published="8-bit weights do not converge, 16 bits are needed",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(fixedpoint_adapts.Setting(steps=10_000, images=50_000))},
+    settings={"quick": Setting(), "record": Setting(fixedpoint_adapts.CLAIM.settings["record"])},
     seeds={"record": (0, 1, 2)},
     checks=(
         Check("behind", at_least=0.03),  # the distance within which 16 bits count as having adapted

@@ -28,10 +28,12 @@ class Setting:
     """Fashion-MNIST at 14x14. A small convolutional net is trained with Adam on `known` of the ten classes; then every
     method adapts all its weights to all ten, on other images, with the same batches and two forward passes a step.
 
-    Rates of the fixed-point net are 2^-r with r from `rates`, one after the other; that of the forward gradient falls
-    linearly to zero. Both were chosen on validation images. The latter: 72.3, 70.9 and 61.4 % with 0.002, 0.0045 and
-    0.006 after 1,000 steps. The former, with fewer trials: 74.1 and 74.3 % with rates 8, 9, 9, 10 and eps 2^-7 and 2^-9
-    after 2,000 steps; 67.0 and 53.1 % with rates of 2^-9 and 2^-11 throughout after 1,000.
+    Rates of the fixed-point net are 2^-r with r from `rates`, one after the other; those of the others fall linearly to
+    zero. All were chosen on validation images (seed 100). After 1,000 steps: forward gradient 50.8, 64.9, 70.8 and
+    69.7 % with 0.0005, 0.001, 0.002 and 0.003; fixed-point 69.3, 71.4 and 72.6 % with 8 9 9 10, 8 8 9 10 and 7 8 9 10,
+    of which the second was taken before the third was tried. After 10,000: forward gradient 78.8, 79.3, 78.9 and 76.6 %
+    with 0.0005, 0.001, 0.002 and 0.004; fixed-point 75.5, 78.3, 79.0 and 78.9 % with 8 8 9 10, 9 9 10 11, 9 10 11 12
+    and 10 10 11 12.
     """
 
     steps: int = 1000
@@ -43,7 +45,7 @@ class Setting:
     headroom: int = 3  # bits that 16-bit weights may grow by; 8-bit ones have none to spare
     rates: tuple[int, ...] = (8, 8, 9, 10)
     forward: float = 2e-3
-    backprop: float = 0.1
+    backprop: float = 0.5
 
 
 class Pictures(NamedTuple):
@@ -213,7 +215,10 @@ CLAIM = Claim(
     "points of the float forward gradient.",
     published="",
     experiment=experiment,
-    settings={"quick": Setting(), "record": Setting(steps=10_000, images=50_000)},
+    settings={
+        "quick": Setting(),
+        "record": Setting(10_000, images=50_000, rates=(9, 10, 11, 12), forward=1e-3, backprop=0.3),
+    },
     seeds={"record": (0, 1, 2)},
     checks=(Check("gap", at_most=0.03),),
     headline="test accuracy on ten classes of Fashion-MNIST, three of them new, from {start:.1%} to {fixed:.1%}; float "
