@@ -84,6 +84,7 @@ bench: $(READY) ## time, memory and test functions beside stock PyTorch, recorde
 	@$(PY) -m bench functions
 	@$(PY) -m bench loop
 	@$(PY) -m bench precision
+	@$(PY) -m bench profile
 
 pack: $(READY) ## wheels for the benchmark on a GPU machine without network, in .pack
 	@$(PY) -m bench.pack

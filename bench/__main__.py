@@ -1,6 +1,7 @@
 """`python -m bench` times every rival on every net; `python -m bench memory` measures memory over depth;
 `python -m bench functions` descends the test functions; `python -m bench attention` looks at long sequences, and
-`python -m bench step` at a step with its update; `python -m bench precision` takes slopes in bfloat16."""
+`python -m bench step` at a step with its update; `python -m bench precision` takes slopes in bfloat16, and
+`python -m bench profile` says where time goes."""
 
 from __future__ import annotations
 
@@ -113,6 +114,19 @@ def precision(
 
     nets = _known(net) or ["gpt2", "llama", "bert", "resnet", "mlp"]
     measure(console, _settle(True), nets, tangents or [1, 8], slopes or SLOPES, save)
+
+
+@app.command()
+def profile(
+    net: Annotated[list[str] | None, typer.Option(help="Only these nets.")] = None,
+    tangents: Annotated[list[int] | None, typer.Option(help="K; by default 1 and 8.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; the best one counts.")] = 5,
+    save: Annotated[bool, typer.Option(help="Write a record under bench/results.")] = True,
+) -> None:
+    """Where a forward gradient spends its time, and what it had no rule for."""
+    from bench.profile import profile as measure
+
+    measure(console, _settle(True), _known(net) or list(NETS), tangents or [1, 8], rounds, save)
 
 
 @app.command()

@@ -19,10 +19,16 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def latest(kind: str, cpu: str) -> dict[str, float]:
-    """The newest value of every figure of this kind on this processor (a run may cover some nets only)."""
+def latest(kind: str, cpu: str | None = None) -> dict[str, float]:
+    """The newest value of every figure of this kind (a run may cover some nets only).
+
+    Args:
+        kind: of the records.
+        cpu: that they were measured on; None for any.
+    """
     figures: dict[str, float] = {}
-    for path in sorted(RESULTS.glob(f"{kind}-{_slug(cpu)}-*.json")):
+    made_on = "*" if cpu is None else _slug(cpu)
+    for path in sorted(RESULTS.glob(f"{kind}-{made_on}-*.json"), key=lambda path: path.stem[-15:]):
         figures |= json.loads(path.read_text())["figures"]
     return figures
 

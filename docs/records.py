@@ -4,6 +4,9 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.record import latest
+from bench.targets import TARGETS
+
 RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results"
 FORWARD = "one forward pass"
 
@@ -30,6 +33,30 @@ def merged(kind: str, take: Callable[[dict, dict], None]) -> dict | None:
         whole["name"] += f"`, `{path.name}"
         take(whole, record)
     return whole
+
+
+def targets() -> str:
+    """Every bound, what was found, and whether it holds."""
+    figures = {kind: latest(kind) for kind in {target.kind for target in TARGETS}}
+    rows = []
+    for target in TARGETS:
+        found = target.found(figures[target.kind])
+        verdict = "not measured" if found is None else "yes" if round(found, 3) <= target.at_most else "**no**"
+        rows.append([target.what, f"{target.at_most:g}", "" if found is None else f"{found:.3g}", verdict])
+    return table(["", "at most", "newest record", "holds"], rows)
+
+
+def profile(record: dict) -> str:
+    """Where the time of a forward gradient goes, net by net."""
+    parts = []
+    for num_tangents in record["config"]["tangents"]:
+        runs = {net: record["results"][f"{net}/{num_tangents}"]["passes"] for net in record["config"]["nets"]}
+        pairs = {net: list(run.values()) for net, run in runs.items()}  # of the forward pass, and of the gradient
+        kinds = next(iter(pairs.values()))[0]
+        cells = [[kind, *(f"{a[kind]:.2f} → {b[kind]:.2f}" for a, b in pairs.values())] for kind in kinds]
+        whole = ["all", *(f"{sum(b.values()):.2f}" for _, b in pairs.values())]
+        parts += [f"**K = {num_tangents}**, in forward passes", table(["", *runs], [*cells, whole])]
+    return "\n\n".join([*parts, provenance(record)])
 
 
 def newer_rows(whole: dict, record: dict) -> None:
@@ -145,12 +172,14 @@ def write_tables(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     renders = {
         "speed": speed, "memory": memory, "functions": functions, "attention": attention, "step": step,
-        "precision": precision,
+        "precision": precision, "profile": profile,
     }  # fmt: skip
     takes = {"speed": newer_rows, "precision": newer_figures}
+    texts = {"targets": targets()}
     for kind, render in renders.items():
         record = merged(kind, takes[kind]) if kind in takes else newest(kind)
-        text = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
+        texts[kind] = render(record) if record is not None else f"No record of kind `{kind}` yet: run `make bench`."
+    for kind, text in texts.items():
         path = folder / f"{kind}.md"
         if not path.exists() or path.read_text() != text + "\n":
             path.write_text(text + "\n")

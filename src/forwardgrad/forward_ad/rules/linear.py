@@ -88,8 +88,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Pair:
         return NotImplemented
     y = F.linear(x, w, primal(bias))
     dy = None
-    if dx is not None and db is not None and dx.shape[0] == 1:  # one bias tangent rides in the product for nothing
-        dy, db = F.linear(dx, w, db[0]), None
+    if dx is not None and db is not None and dx.shape[0] == 1 and not isinstance(dw, RankOne):
+        dy, db = F.linear(dx, w, db[0]), None  # one pass less; beside an outer product it rides there for nothing
     elif dx is not None:
         dy = F.linear(dx, w)
     if dw is not None:
