@@ -3,10 +3,12 @@
 Run as `make pins`, after trying new versions in .venv and passing the tests with them.
 """
 
-import re
 import tomllib
 from importlib import metadata
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,6 +45,7 @@ REASONS = {
     "scipy": "quantiles for the z-tests; sparse matrices",
     "jax": "a rival of the benchmark, which `make bench` installs",
     "torchzero": "a rival of the benchmark: the version its slopes were checked with",
+    "packaging": "reads requirements: which wheels to pack, which versions to pin",
     "psutil": "process memory, to cross-check the counted bytes",
     "ruff": "a formatter must be the same everywhere",
     "mypy": "a type checker must be the same everywhere",
@@ -55,10 +58,6 @@ REASONS = {
 }
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def asked_for() -> dict[str, set[str]]:
     """The packages that pyproject.toml names in its dependencies, extras and groups, each with its own extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -69,17 +68,9 @@ def asked_for() -> dict[str, set[str]]:
     ]
     asked: dict[str, set[str]] = {}
     for entry in (entry for entries in lists for entry in entries if isinstance(entry, str)):
-        asked.setdefault(package_of(entry), set()).update(extras_of(entry))
+        requirement = Requirement(entry)
+        asked.setdefault(canonicalize_name(requirement.name), set()).update(requirement.extras)
     return asked
-
-
-def package_of(requirement: str) -> str:
-    return canonical(re.split(r"[^\w.-]", requirement)[0])
-
-
-def extras_of(requirement: str) -> set[str]:
-    found = re.search(r"^[^;]*?\[([^]]*)\]", requirement)
-    return set(re.findall(r"[\w.-]+", found[1])) if found else set()
 
 
 def closure(roots: dict[str, set[str]], installed: dict[str, metadata.Distribution]) -> dict[str, list[str]]:
@@ -89,12 +80,11 @@ def closure(roots: dict[str, set[str]], installed: dict[str, metadata.Distributi
     waiting = list(users)
     while waiting:
         name = waiting.pop(0)
-        for requirement in installed[name].requires or []:
-            needed = package_of(requirement)
-            extra = re.search(r"extra == ['\"]([^'\"]+)", requirement)
-            if needed not in installed or (extra and extra[1] not in extras.get(name, ())):
+        for requirement in map(Requirement, installed[name].requires or []):
+            needed, asked, marker = canonicalize_name(requirement.name), requirement.extras, requirement.marker
+            wanted = marker is None or any(marker.evaluate({"extra": e}) for e in ("", *extras.get(name, ())))
+            if needed not in installed or not wanted:
                 continue
-            asked = extras_of(requirement)
             if needed not in users or asked - extras.get(needed, set()):  # looked at again for extras that are new
                 extras.setdefault(needed, set()).update(asked)
                 waiting.append(needed)
@@ -104,7 +94,7 @@ def closure(roots: dict[str, set[str]], installed: dict[str, metadata.Distributi
 
 
 def main() -> None:
-    installed = {canonical(d.metadata["Name"]): d for d in metadata.distributions()}
+    installed = {canonicalize_name(d.metadata["Name"]): d for d in metadata.distributions()}
     # An extra that .venv lacks (wandb: tests have a stand-in for it) has no version that anything ran with.
     roots = {name: extras for name, extras in asked_for().items() if name in installed}
     users = closure(roots | {"pip": set()}, installed)

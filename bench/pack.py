@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from typing import Annotated
 
 import typer
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / ".pack"
@@ -21,21 +21,17 @@ WANTED = "transformers peft pytest hypothesis rich typer pydantic pyyaml safeten
 THERE = frozenset("torch numpy setuptools triton sympy networkx mpmath pip uv".split())
 
 
-def canonical(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
 def needed(names: list[str]) -> set[str]:
     """These packages and all that they need here, extras left out, without what is there already."""
     found: set[str] = set()
-    waiting = [canonical(name) for name in names]
+    waiting = [canonicalize_name(name) for name in names]
     while waiting:
         name = waiting.pop()
         if name in found or name in THERE:
             continue
         found.add(name)
         asked = map(Requirement, metadata.requires(name) or [])
-        waiting += [canonical(r.name) for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
+        waiting += [canonicalize_name(r.name) for r in asked if r.marker is None or r.marker.evaluate({"extra": ""})]
     return found
 
 
@@ -43,13 +39,13 @@ def pins() -> dict[str, str]:
     """Name -> version, from constraints.txt."""
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pairs = [line.split()[0].split("==") for line in lines if line and not line.startswith("#")]
-    return {canonical(name): version for name, version in pairs}
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def packed(folder: Path) -> dict[str, str]:
     """Name -> version of the wheels in a folder."""
     pairs = [path.name.split("-")[:2] for path in sorted(folder.glob("*.whl"))]
-    return {canonical(name): version for name, version in pairs}
+    return {canonicalize_name(name): version for name, version in pairs}
 
 
 def size(folder: Path, limit: int = LIMIT) -> int:
