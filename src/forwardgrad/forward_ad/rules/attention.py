@@ -30,6 +30,8 @@ from forwardgrad.forward_ad.registry import rule
 # servers; 2 MiB was best or within 4 % of it at 128 to 2048 tokens); an accelerator wants few large launches.
 BLOCK_BYTES = {"cpu": 2 << 20}
 ACCELERATOR_BLOCK_BYTES = 64 << 20
+# Merging batches copies q, k and v: a core does better with blocks of one batch, down to where launches weigh more.
+ALONE_BYTES = {"cpu": 64 << 10}
 # A causal block stops at its last query's key, so fewer rows skip more, down to where products get too thin.
 CAUSAL_ROWS, CAUSAL_BLOCKS = 64, 16
 
@@ -152,12 +154,14 @@ def blocks(
 ) -> Iterator[tuple[slice, ...]]:
     """Ranges of (batches, key heads, query rows) whose scores fill one block: whole batches, heads or rows."""
     batch, heads, group, length = sizes
-    room = max(1, BLOCK_BYTES.get(device, ACCELERATOR_BLOCK_BYTES) // (itemsize * keys * group))
+    row = itemsize * keys * group
+    room = max(1, BLOCK_BYTES.get(device, ACCELERATOR_BLOCK_BYTES) // row)
     rows = min(length, max(room, 16))
     if scores.causal:
         rows = min(rows, max(CAUSAL_ROWS, length // CAUSAL_BLOCKS))
     nh = min(heads, max(1, room // rows))
-    nb = min(batch, max(1, room // (rows * heads))) if rows == length else 1  # merging batches copies q, k and v
+    alone = rows < length or rows * heads * row >= ALONE_BYTES.get(device, ACCELERATOR_BLOCK_BYTES)
+    nb = 1 if alone else min(batch, max(1, room // (rows * heads)))
     for b in range(0, batch, nb):
         for h in range(0, heads, nh):
             for i in range(0, length, rows):
