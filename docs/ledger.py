@@ -66,8 +66,9 @@ def _section(claim: Claim, record: ClaimRecord, row: dict[str, Any], generated: 
     lines.append("\n".join(checks))
     if claim.draw is not None:
         picture = generated / f"claim-{claim.id}.svg"
-        figure = claim.draw(record)
-        figure.savefig(picture, bbox_inches="tight")
+        with plt.style.context("forwardgrad.train.look"):
+            figure = claim.draw(record)
+            figure.savefig(picture, bbox_inches="tight")
         plt.close(figure)  # pyplot would keep it, and warn of the twenty-first
         lines.append(f"![{claim.sentence}](generated/{picture.name})")
     told = [

@@ -93,8 +93,8 @@ class Claim:
             comments and docstrings.
         beyond: why the claim itself is out of reach on the machines at hand; the experiment is then its miniature, and
             the tier gpu, where there is one, as much of it as one large card can do.
-        draw: draws the record's picture for the page of claims. It lies in the claim's own file under this name, so
-            that the record outlives a change of it; None only while there is none yet.
+        draw: draws the record's picture for the page of claims, which sets the look. It lies in the claim's own file
+            under this name, so that the record outlives a change of it; None only while there is none yet.
         packages: what the experiment imports beyond the library's own needs, by name, the extra that installs it. Where
             one is missing the claim is skipped.
     """

@@ -115,8 +115,9 @@ def draw(record: ClaimRecord) -> Figure:
             axes.plot(range(12, 12 + len(smooth)), smooth, color=colour, label=label)
             label = "_"
     axes.axhline(0.3, color="black", lw=0.8, ls=":")
-    axes.set(xlabel="step", ylabel="cosine with the gradient", ylim=(0, 1))
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=3)  # lines fill the axes
+    axes.set(title="Cosine with the gradient", ylim=(0, 1))
+    axes.set_xlabel("step", loc="left")
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -98,8 +98,9 @@ def draw(record: ClaimRecord) -> Figure:
     ):
         values = np.sort(np.mean(record.series(name), axis=0))
         axes.plot(np.linspace(0, 1, len(values)), values, color=colour, label=label)
-    axes.set(xlabel="share of tasks", ylabel="iterations", ylim=(0, None))
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(title="Iterations that a task takes, tasks sorted", ylim=(0, None))
+    axes.set_xlabel("share of tasks", loc="left")
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -207,8 +207,9 @@ def draw(record: ClaimRecord) -> Figure:
     ):
         values = sorted(record.series(name)[0])
         axes.plot(np.linspace(0, 1, len(values)), values, color=colour, label=label)
-    axes.set(yscale="log", xlabel="share of tasks", ylabel="sweeps")
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(title="Sweeps that a task takes, tasks sorted", yscale="log")
+    axes.set_xlabel("share of tasks", loc="left")
+    figure.legend(loc="outside right upper")
     return figure
 
 

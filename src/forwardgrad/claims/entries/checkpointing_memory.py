@@ -131,20 +131,19 @@ def draw(record: ClaimRecord) -> Figure:
         "forward_8": ("K = 8", "#56B4E9", "-"),
     }
     depths = record.series("depths")[0]
-    with plt.style.context("forwardgrad.train.look"):
-        figure, grid = plt.subplots(2, 2, figsize=(9.6, 6.6), sharex=True)
-        for axes, (family, title) in zip(grid.flat, titles.items(), strict=True):
-            for name, (label, colour, dashes) in lines.items():
-                peaks = np.mean(record.series(f"{family}_{name}"), axis=0)
-                axes.plot(depths, peaks, color=colour, ls=dashes, marker="o", ms=4.5, label=label)
-            axes.set(title=title, xscale="log", yscale="log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-            axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
-            axes.minorticks_off()
-        for axes in grid[1]:
-            axes.set_xlabel("layers; peak of a step over weights and batch, MiB", loc="left")
-        figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=5)
+    figure, grid = plt.subplots(2, 2, figsize=(9.6, 6.6), sharex=True)
+    for axes, (family, title) in zip(grid.flat, titles.items(), strict=True):
+        for name, (label, colour, dashes) in lines.items():
+            peaks = np.mean(record.series(f"{family}_{name}"), axis=0)
+            axes.plot(depths, peaks, color=colour, ls=dashes, marker="o", ms=4.5, label=label)
+        axes.set(title=title, xscale="log", yscale="log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
+        axes.minorticks_off()
+    for axes in grid[1]:
+        axes.set_xlabel("layers; peak of a step over weights and batch, MiB", loc="left")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower left", ncols=5)
     return figure
 
 

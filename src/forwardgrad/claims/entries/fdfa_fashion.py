@@ -120,15 +120,14 @@ def draw(record: ClaimRecord) -> Figure:
     """Accuracy over epochs."""
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2))
-        for name in METHODS:
-            mean = torch.tensor(record.series(name)).mean(0)
-            axes.plot(range(1, len(mean) + 1), 100 * mean, marker="o", label=f"{NAMES[name]} {mean[-1]:.1%}")
-        axes.set(title="Fashion-MNIST, test accuracy in percent", ylim=(None, 92))
-        axes.set_xlabel("epochs", loc="left")
-        axes.set_xticks(range(1, record.setting["epochs"] + 1))
-        figure.legend(loc="outside right upper")
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    for name in METHODS:
+        mean = torch.tensor(record.series(name)).mean(0)
+        axes.plot(range(1, len(mean) + 1), 100 * mean, marker="o", label=f"{NAMES[name]} {mean[-1]:.1%}")
+    axes.set(title="Fashion-MNIST, test accuracy in percent", ylim=(None, 92))
+    axes.set_xlabel("epochs", loc="left")
+    axes.set_xticks(range(1, record.setting["epochs"] + 1))
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -105,14 +105,13 @@ def draw(record: ClaimRecord) -> Figure:
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
     track = torch.tensor(record.series("cosine")).mean(0)
     every = record.setting["every"]
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2))
-        axes.plot([every * (i + 1) for i in range(len(track))], track, marker="o", label="learned feedback")
-        for name, style in (("activity", "--"), ("weight", ":")):
-            axes.axhline(figures[f"{name}_cosine"], ls=style, color="0.3", label=f"{name}-perturbed, K = 1")
-        axes.set(title="Cosine with the gradient", ylim=(0, 1))
-        axes.set_xlabel("steps of learning", loc="left")
-        axes.legend()
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    axes.plot([every * (i + 1) for i in range(len(track))], track, marker="o", label="learned feedback")
+    for name, style in (("activity", "--"), ("weight", ":")):
+        axes.axhline(figures[f"{name}_cosine"], ls=style, color="0.3", label=f"{name}-perturbed, K = 1")
+    axes.set(title="Cosine with the gradient", ylim=(0, 1))
+    axes.set_xlabel("steps of learning", loc="left")
+    axes.legend()
     return figure
 
 

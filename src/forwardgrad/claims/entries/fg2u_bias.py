@@ -97,19 +97,18 @@ def draw(record: ClaimRecord) -> Figure:
         "law": ("what variance explains of it", "#0072B2", ":"),
     }
     steps = record.setting["steps"]
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.6, 4.2))
-        for name, (label, colour, dashes) in names.items():
-            seen = torch.tensor(record.series(name))
-            if len(seen) > 1 and name != "law":
-                axes.fill_between(steps, seen.amin(0), seen.amax(0), color=colour, alpha=0.15, lw=0)
-            marker = "" if name == "law" else "o"
-            axes.plot(steps, seen.mean(0), color=colour, ls=dashes, marker=marker, ms=5, label=label)
-        axes.set(title="Error of the hypergradient, over its length", xscale="log", ylim=(0, None))
-        axes.set_xticks(steps, [f"{t:,}" for t in steps])
-        axes.minorticks_off()
-        axes.set_xlabel("inner steps T", loc="left")
-        axes.legend(loc="upper right")
+    figure, axes = plt.subplots(figsize=(7.6, 4.2))
+    for name, (label, colour, dashes) in names.items():
+        seen = torch.tensor(record.series(name))
+        if len(seen) > 1 and name != "law":
+            axes.fill_between(steps, seen.amin(0), seen.amax(0), color=colour, alpha=0.15, lw=0)
+        marker = "" if name == "law" else "o"
+        axes.plot(steps, seen.mean(0), color=colour, ls=dashes, marker=marker, ms=5, label=label)
+    axes.set(title="Error of the hypergradient, over its length", xscale="log", ylim=(0, None))
+    axes.set_xticks(steps, [f"{t:,}" for t in steps])
+    axes.minorticks_off()
+    axes.set_xlabel("inner steps T", loc="left")
+    axes.legend(loc="upper right")
     return figure
 
 

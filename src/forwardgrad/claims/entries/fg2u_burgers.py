@@ -101,21 +101,20 @@ def draw(record: ClaimRecord) -> Figure:
     import matplotlib.pyplot as plt
 
     path, x, u = (record.series(name)[0] for name in ("nu", "x", "u"))
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(1, 1.15))
-        off = [abs(nu / _TRUE - 1) for nu in path]
-        left.plot(range(1, len(off) + 1), off, color="#0072B2")
-        left.axhline(0.97e-2, color="#8a8a8a", ls="--", lw=1.4)
-        left.annotate("published", (len(off), 0.97e-2), (0, 5), textcoords="offset points", ha="right", color="#666666")
-        left.set(title="Error of the viscosity found", yscale="log")
-        left.minorticks_off()
-        left.set_xlabel("outer steps, two solves each", loc="left")
-        right.plot(x, u, color="#D55E00")
-        near = [i for i, place in enumerate(x) if i % (len(x) // 8) == len(x) // 16]
-        right.plot([x[i] for i in near], exact(np.array([0.88]), np.array([x[i] for i in near]))[0], "o",
-                   color="#222222", ms=5)  # fmt: skip
-        right.set(title="The flow at t = 0.88, and what was read of it")
-        right.set_xlabel("x", loc="left")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(1, 1.15))
+    off = [abs(nu / _TRUE - 1) for nu in path]
+    left.plot(range(1, len(off) + 1), off, color="#0072B2")
+    left.axhline(0.97e-2, color="#8a8a8a", ls="--", lw=1.4)
+    left.annotate("published", (len(off), 0.97e-2), (0, 5), textcoords="offset points", ha="right", color="#666666")
+    left.set(title="Error of the viscosity found", yscale="log")
+    left.minorticks_off()
+    left.set_xlabel("outer steps, two solves each", loc="left")
+    right.plot(x, u, color="#D55E00")
+    near = [i for i, place in enumerate(x) if i % (len(x) // 8) == len(x) // 16]
+    right.plot([x[i] for i in near], exact(np.array([0.88]), np.array([x[i] for i in near]))[0], "o",
+               color="#222222", ms=5)  # fmt: skip
+    right.set(title="The flow at t = 0.88, and what was read of it")
+    right.set_xlabel("x", loc="left")
     return figure
 
 

@@ -110,23 +110,22 @@ def draw(record: ClaimRecord) -> Figure:
     }
     x = [2 * i / _CELLS - 1 for i in range(_CELLS)]
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(1.7, 1))
-        left.fill_between(x, record.series("true")[0], color="#eeeeee", lw=0)
-        left.plot(x, record.series("true")[0], color="#222222", lw=1, label="true")
-        for name, (label, colour, dashes) in names.items():
-            left.plot(x, record.series(name)[0], color=colour, ls=dashes, lw=1.8, label=label)
-        left.set(title="Viscosity along the ring", ylim=(0, None), xlim=(-1, 1))
-        left.set_xlabel("x", loc="left")
-        left.legend(loc="lower right")
-        held = {"forward": "#0072B2", "checkpointed": "#b5b5b5", "reverse": "#8a8a8a"}
-        for place, (name, colour) in enumerate(held.items()):
-            right.barh(-place, figures[f"{name}_kib"], height=0.55, color=colour)
-            note = f"{figures[f'{name}_kib']:,.0f}"
-            right.annotate(note, (figures[f"{name}_kib"], -place), (6, 0), textcoords="offset points", va="center")
-        right.set_yticks([0, -1, -2], list(held))
-        right.grid(visible=False)
-        right.set(title="Peak of a step, KiB", xlim=(0, 1.25 * figures["reverse_kib"]))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.0), width_ratios=(1.7, 1))
+    left.fill_between(x, record.series("true")[0], color="#eeeeee", lw=0)
+    left.plot(x, record.series("true")[0], color="#222222", lw=1, label="true")
+    for name, (label, colour, dashes) in names.items():
+        left.plot(x, record.series(name)[0], color=colour, ls=dashes, lw=1.8, label=label)
+    left.set(title="Viscosity along the ring", ylim=(0, None), xlim=(-1, 1))
+    left.set_xlabel("x", loc="left")
+    left.legend(loc="lower right")
+    held = {"forward": "#0072B2", "checkpointed": "#b5b5b5", "reverse": "#8a8a8a"}
+    for place, (name, colour) in enumerate(held.items()):
+        right.barh(-place, figures[f"{name}_kib"], height=0.55, color=colour)
+        note = f"{figures[f'{name}_kib']:,.0f}"
+        right.annotate(note, (figures[f"{name}_kib"], -place), (6, 0), textcoords="offset points", va="center")
+    right.set_yticks([0, -1, -2], list(held))
+    right.grid(visible=False)
+    right.set(title="Peak of a step, KiB", xlim=(0, 1.25 * figures["reverse_kib"]))
     return figure
 
 

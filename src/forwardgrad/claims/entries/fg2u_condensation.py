@@ -123,19 +123,18 @@ def draw(record: ClaimRecord) -> Figure:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, grid = plt.subplots(len(NAMES), _CLASSES, figsize=(9.0, 4.7))
-        figure.suptitle("Ten pictures, and what a net that sees them alone reads of the test part", fontweight="bold")
-        for row, (name, label) in zip(grid, NAMES.items(), strict=True):
-            pictures = np.array(record.series(f"pictures_{name}")[0]).reshape(_CLASSES, _SIDE, _SIDE)
-            mean = np.mean(record.figures()[name])
-            for axes, picture in zip(row, pictures, strict=True):
-                far = np.abs(picture).max()
-                axes.imshow(picture, cmap="gray_r", vmin=-far, vmax=far)
-                axes.set(xticks=[], yticks=[])
-                axes.spines["bottom"].set_visible(False)
-                axes.grid(visible=False)
-            row[0].set_ylabel(f"{label}\n{mean:.1%}", rotation=0, ha="right", va="center", color="#222222")
+    figure, grid = plt.subplots(len(NAMES), _CLASSES, figsize=(9.0, 4.7))
+    figure.suptitle("Ten pictures, and what a net that sees them alone reads of the test part", fontweight="bold")
+    for row, (name, label) in zip(grid, NAMES.items(), strict=True):
+        pictures = np.array(record.series(f"pictures_{name}")[0]).reshape(_CLASSES, _SIDE, _SIDE)
+        mean = np.mean(record.figures()[name])
+        for axes, picture in zip(row, pictures, strict=True):
+            far = np.abs(picture).max()
+            axes.imshow(picture, cmap="gray_r", vmin=-far, vmax=far)
+            axes.set(xticks=[], yticks=[])
+            axes.spines["bottom"].set_visible(False)
+            axes.grid(visible=False)
+        row[0].set_ylabel(f"{label}\n{mean:.1%}", rotation=0, ha="right", va="center", color="#222222")
     return figure
 
 

@@ -126,17 +126,16 @@ def draw(record: ClaimRecord) -> Figure:
         "forward": (f"forward, K = {record.setting['num_tangents']}", "#0072B2"),
     }
     steps = record.setting["steps"]
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2))
-        for name, (label, colour) in names.items():
-            peaks = torch.tensor(record.series(name)).mean(0)
-            axes.plot(steps[: len(peaks)], peaks, color=colour, marker="o", label=label)
-        axes.set(title="Peak of one hypergradient, MiB", xscale="log", yscale="log", ylim=(1, None))
-        axes.set_xticks(steps, [f"{t:,}" for t in steps])
-        axes.set_yticks((1, 3, 10, 30, 100), ("1", "3", "10", "30", "100"))
-        axes.minorticks_off()
-        axes.set_xlabel("inner steps T", loc="left")
-        axes.legend(loc="upper left")
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    for name, (label, colour) in names.items():
+        peaks = torch.tensor(record.series(name)).mean(0)
+        axes.plot(steps[: len(peaks)], peaks, color=colour, marker="o", label=label)
+    axes.set(title="Peak of one hypergradient, MiB", xscale="log", yscale="log", ylim=(1, None))
+    axes.set_xticks(steps, [f"{t:,}" for t in steps])
+    axes.set_yticks((1, 3, 10, 30, 100), ("1", "3", "10", "30", "100"))
+    axes.minorticks_off()
+    axes.set_xlabel("inner steps T", loc="left")
+    axes.legend(loc="upper left")
     return figure
 
 

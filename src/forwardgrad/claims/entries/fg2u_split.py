@@ -102,17 +102,16 @@ def draw(record: ClaimRecord) -> Figure:
 
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
     rows = {"slopes, and a check": (figures["sent"], "#0072B2"), "a hypergradient": (figures["hyper_bytes"], "#b5b5b5")}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 2.1))
-        for place, (count, colour) in enumerate(rows.values()):
-            axes.barh(-place, count, height=0.55, color=colour)
-            axes.annotate(f"{count:,.0f}", (count, -place), (6, 0), textcoords="offset points", va="center")
-        axes.set_yticks([0, -1], list(rows))
-        axes.grid(visible=False)
-        axes.set(title="Bytes that a process sends a step", xlim=(0, 1.15 * figures["hyper_bytes"]))
-        k, processes = record.setting["num_tangents"], record.setting["processes"]
-        differing = f"{figures['differing']:.0f} hyperparameters differ in any bit"
-        axes.set_xlabel(f"K = {k} directions over {processes} processes; {differing}", loc="left")
+    figure, axes = plt.subplots(figsize=(7.2, 2.1))
+    for place, (count, colour) in enumerate(rows.values()):
+        axes.barh(-place, count, height=0.55, color=colour)
+        axes.annotate(f"{count:,.0f}", (count, -place), (6, 0), textcoords="offset points", va="center")
+    axes.set_yticks([0, -1], list(rows))
+    axes.grid(visible=False)
+    axes.set(title="Bytes that a process sends a step", xlim=(0, 1.15 * figures["hyper_bytes"]))
+    k, processes = record.setting["num_tangents"], record.setting["processes"]
+    differing = f"{figures['differing']:.0f} hyperparameters differ in any bit"
+    axes.set_xlabel(f"K = {k} directions over {processes} processes; {differing}", loc="left")
     return figure
 
 

@@ -123,18 +123,17 @@ def draw(record: ClaimRecord) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7, 4.2))
-        names = {"first": "Hessian-free", "second": "(FG)\u00b2U", "both": "first the one, then the other"}
-        for (name, label), colour in zip(names.items(), ("#D55E00", "#8a8a8a", "#0072B2"), strict=True):
-            points = zip(record.series(f"{name}_passes")[0], record.series(f"{name}_excess")[0], strict=True)
-            # Below 1e-12 rounding alone is left; what has passed before the first point has no logarithm.
-            passes, excess = zip(*(point for point in points if point[0] > 0 and point[1] > 1e-12), strict=True)
-            axes.loglog(passes, excess, color=colour, label=label)
-        axes.axhline(record.figures()["target"][0], color="#8a8a8a", linewidth=0.8, linestyle=":")
-        axes.set(title="Outer loss above the least one, as a share of that at the start", xlim=(1, 2e4))
-        axes.set_xlabel("passes of the loop", loc="left")
-        axes.legend(loc="lower left")
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    names = {"first": "Hessian-free", "second": "(FG)\u00b2U", "both": "first the one, then the other"}
+    for (name, label), colour in zip(names.items(), ("#D55E00", "#8a8a8a", "#0072B2"), strict=True):
+        points = zip(record.series(f"{name}_passes")[0], record.series(f"{name}_excess")[0], strict=True)
+        # Below 1e-12 rounding alone is left; what has passed before the first point has no logarithm.
+        passes, excess = zip(*(point for point in points if point[0] > 0 and point[1] > 1e-12), strict=True)
+        axes.loglog(passes, excess, color=colour, label=label)
+    axes.axhline(record.figures()["target"][0], color="#8a8a8a", linewidth=0.8, linestyle=":")
+    axes.set(title="Outer loss above the least one, as a share of that at the start", xlim=(1, 2e4))
+    axes.set_xlabel("passes of the loop", loc="left")
+    axes.legend(loc="lower left")
     return figure
 
 

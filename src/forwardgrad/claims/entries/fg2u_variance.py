@@ -91,24 +91,19 @@ def draw(record: ClaimRecord) -> Figure:
     ks = torch.tensor(record.setting["num_tangents"], dtype=torch.float64)
     law = torch.tensor(record.series("law")[0], dtype=torch.float64)
     fine = torch.logspace(-0.2, float(ks[-1].log10()) + 0.2, 50, dtype=torch.float64)
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(6.4, 4.0))
-        axes.plot(fine, law[0] * ks[0] / fine, color="#8a8a8a", lw=1.4)
-        axes.annotate("(N - 1)/K", (fine[30], law[0] / fine[30]), (8, 2), textcoords="offset points", color="#666666")
-        for seed, errors in zip(record.runs, record.series("error"), strict=True):
-            axes.plot(
-                ks, errors, "o", color="#0072B2", ms=9, mec="white", label=None if seed else "measured, a seed each"
-            )
-            for k, error, known in zip(ks, errors, law, strict=True):
-                if not seed:
-                    axes.annotate(
-                        f"{100 * (error / known - 1):+.1f} %", (k, error), (10, 8), textcoords="offset points"
-                    )
-        axes.set(title="Squared error of a hypergradient, over |g|²", xscale="log", yscale="log")
-        axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
-        axes.set_yticks((3, 10, 30, 100), ("3", "10", "30", "100"))
-        axes.minorticks_off()
-        axes.set_xlabel("K directions; figures: how far off the law the first seed is", loc="left")
+    figure, axes = plt.subplots(figsize=(6.4, 4.0))
+    axes.plot(fine, law[0] * ks[0] / fine, color="#8a8a8a", lw=1.4)
+    axes.annotate("(N - 1)/K", (fine[30], law[0] / fine[30]), (8, 2), textcoords="offset points", color="#666666")
+    for seed, errors in zip(record.runs, record.series("error"), strict=True):
+        axes.plot(ks, errors, "o", color="#0072B2", ms=9, mec="white", label=None if seed else "measured, a seed each")
+        for k, error, known in zip(ks, errors, law, strict=True):
+            if not seed:
+                axes.annotate(f"{100 * (error / known - 1):+.1f} %", (k, error), (10, 8), textcoords="offset points")
+    axes.set(title="Squared error of a hypergradient, over |g|²", xscale="log", yscale="log")
+    axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
+    axes.set_yticks((3, 10, 30, 100), ("3", "10", "30", "100"))
+    axes.minorticks_off()
+    axes.set_xlabel("K directions; figures: how far off the law the first seed is", loc="left")
     return figure
 
 

@@ -45,18 +45,17 @@ def draw(record: ClaimRecord) -> Figure:
     """Accuracy over forward passes."""
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.6, 4.2))
-        lines = {"sixteen": ("16-bit weights", "#0072B2"), "eight": ("8-bit weights, same rates", "#D55E00")}
-        held = record.setting["held"]
-        shades = ("#E69F00", "#CC79A7", "#56B4E9")
-        lines |= {f"held{r}": (f"8-bit weights, rate 1/{2**r}", c) for r, c in zip(held, shades, strict=False)}
-        for name, (label, colour) in lines.items():
-            mean = 100 * torch.tensor(record.series(name)).mean(0)
-            axes.plot(record.series("passes")[0], mean, color=colour, marker="o", ms=4, label=label)
-        axes.set(title="Test accuracy in percent, three classes new")
-        axes.set_xlabel("forward passes", loc="left")
-        figure.legend(loc="outside right upper")
+    figure, axes = plt.subplots(figsize=(7.6, 4.2))
+    lines = {"sixteen": ("16-bit weights", "#0072B2"), "eight": ("8-bit weights, same rates", "#D55E00")}
+    held = record.setting["held"]
+    shades = ("#E69F00", "#CC79A7", "#56B4E9")
+    lines |= {f"held{r}": (f"8-bit weights, rate 1/{2**r}", c) for r, c in zip(held, shades, strict=False)}
+    for name, (label, colour) in lines.items():
+        mean = 100 * torch.tensor(record.series(name)).mean(0)
+        axes.plot(record.series("passes")[0], mean, color=colour, marker="o", ms=4, label=label)
+    axes.set(title="Test accuracy in percent, three classes new")
+    axes.set_xlabel("forward passes", loc="left")
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -186,25 +186,24 @@ def draw(record: ClaimRecord) -> Figure:
     """Accuracy over forward passes, and the loss along one update."""
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2))
-        for name, label, colour in (
-            ("backprop", "backprop", "#8a8a8a"),
-            ("forward", "forward gradient, float32", "#E69F00"),
-            ("fixed", "16-bit weights, 8-bit activations", "#0072B2"),
-        ):
-            mean = 100 * torch.tensor(record.series(name)).mean(0)
-            left.plot(record.series("passes")[0], mean, color=colour, marker="o", ms=4, label=label)
-        left.set(title="Test accuracy in percent, three classes new")
-        left.set_xlabel("forward passes", loc="left")
-        left.legend(loc="lower right")
-        places = record.series("places")[0]
-        right.step(places, record.series("slice8")[0], color="#D55E00", lw=1.4, where="mid", label="8-bit weights")
-        right.plot(places, record.series("slice16")[0], color="#0072B2", lw=1.4, label="16-bit weights")
-        right.plot(places, record.series("slice_float")[0], color="#2b2b2b", lw=1, ls="--", label="float32")
-        right.set(title="Loss along one update")
-        right.set_xlabel("updates at a rate of 1/512", loc="left")
-        right.legend(loc="upper right")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2))
+    for name, label, colour in (
+        ("backprop", "backprop", "#8a8a8a"),
+        ("forward", "forward gradient, float32", "#E69F00"),
+        ("fixed", "16-bit weights, 8-bit activations", "#0072B2"),
+    ):
+        mean = 100 * torch.tensor(record.series(name)).mean(0)
+        left.plot(record.series("passes")[0], mean, color=colour, marker="o", ms=4, label=label)
+    left.set(title="Test accuracy in percent, three classes new")
+    left.set_xlabel("forward passes", loc="left")
+    left.legend(loc="lower right")
+    places = record.series("places")[0]
+    right.step(places, record.series("slice8")[0], color="#D55E00", lw=1.4, where="mid", label="8-bit weights")
+    right.plot(places, record.series("slice16")[0], color="#0072B2", lw=1.4, label="16-bit weights")
+    right.plot(places, record.series("slice_float")[0], color="#2b2b2b", lw=1, ls="--", label="float32")
+    right.set(title="Loss along one update")
+    right.set_xlabel("updates at a rate of 1/512", loc="left")
+    right.legend(loc="upper right")
     return figure
 
 

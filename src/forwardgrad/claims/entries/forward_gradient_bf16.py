@@ -97,16 +97,15 @@ def draw(record: ClaimRecord) -> Figure:
     }
     exact = torch.tensor(record.series("exact")).flatten()
     far = 1.1 * float(exact.abs().max())
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(8.4, 4.4))
-        axes.plot([-far, far], [-far, far], color="#cccccc", lw=1.2)
-        for name, (label, colour, marker) in names.items():
-            seen = torch.tensor(record.series(name)).flatten()
-            axes.plot(exact, seen.clamp(-2 * far, 2 * far), marker, color=colour, ms=6, mew=1.6, label=label)
-        axes.set(title="A slope in bfloat16, over the same in float64")
-        axes.grid(visible=True, axis="both")
-        axes.set_xlabel("slope, float64", loc="left")
-        figure.legend(loc="outside right upper")
+    figure, axes = plt.subplots(figsize=(8.4, 4.4))
+    axes.plot([-far, far], [-far, far], color="#cccccc", lw=1.2)
+    for name, (label, colour, marker) in names.items():
+        seen = torch.tensor(record.series(name)).flatten()
+        axes.plot(exact, seen.clamp(-2 * far, 2 * far), marker, color=colour, ms=6, mew=1.6, label=label)
+    axes.set(title="A slope in bfloat16, over the same in float64")
+    axes.grid(visible=True, axis="both")
+    axes.set_xlabel("slope, float64", loc="left")
+    figure.legend(loc="outside right upper")
     return figure
 
 

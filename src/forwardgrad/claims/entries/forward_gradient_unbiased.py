@@ -65,18 +65,17 @@ def draw(record: ClaimRecord) -> Figure:
     draws, K, n = record.setting["draws"], record.setting["num_tangents"], 411
     errors = torch.tensor(record.series("error"))
     at = torch.arange(errors.shape[1]) * max(1, draws // 200) + 1
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.0))
-        axes.plot(at, (n + 1) ** 0.5 / (K * at) ** 0.5, color="#8a8a8a", lw=1.4, label="√((n + 1)/(K draws))")
-        for curve in errors:
-            axes.plot(at, curve, color="#0072B2", lw=1.8)
-        axes.plot([], [], color="#0072B2", label="measured")
-        axes.set(title="Error of the mean of forward gradients", xscale="log", yscale="log")
-        axes.set_yticks((0.2, 0.5, 1, 2), ("0.2", "0.5", "1", "2"))
-        axes.set_xticks((1, 10, 100), ("1", "10", "100"))
-        axes.minorticks_off()
-        axes.set_xlabel(f"draws of K = {K} tangents, n = {n}", loc="left")
-        axes.legend(loc="upper right")
+    figure, axes = plt.subplots(figsize=(7.2, 4.0))
+    axes.plot(at, (n + 1) ** 0.5 / (K * at) ** 0.5, color="#8a8a8a", lw=1.4, label="√((n + 1)/(K draws))")
+    for curve in errors:
+        axes.plot(at, curve, color="#0072B2", lw=1.8)
+    axes.plot([], [], color="#0072B2", label="measured")
+    axes.set(title="Error of the mean of forward gradients", xscale="log", yscale="log")
+    axes.set_yticks((0.2, 0.5, 1, 2), ("0.2", "0.5", "1", "2"))
+    axes.set_xticks((1, 10, 100), ("1", "10", "100"))
+    axes.minorticks_off()
+    axes.set_xlabel(f"draws of K = {K} tangents, n = {n}", loc="left")
+    axes.legend(loc="upper right")
     return figure
 
 

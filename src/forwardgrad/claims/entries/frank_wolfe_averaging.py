@@ -89,20 +89,19 @@ def draw(record: ClaimRecord) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7, 4.2))
-        names = {
-            "plain": "no average",
-            "averaged": "average, p = 2/3",
-            "mean": "average, p = 1",
-            "exact": "exact gradient",
-        }
-        steps = record.series("steps")[0]
-        for (name, label), colour in zip(names.items(), ("#D55E00", "#0072B2", "#56B4E9", "#8a8a8a"), strict=True):
-            axes.loglog(steps, np.mean(record.series(name), axis=0), color=colour, label=label)
-        axes.set(title="Distance to the optimal value, f - f*", ylim=(1e-5, 10))
-        axes.set_xlabel("steps, one tangent each", loc="left")
-        axes.legend(frameon=False)
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    names = {
+        "plain": "no average",
+        "averaged": "average, p = 2/3",
+        "mean": "average, p = 1",
+        "exact": "exact gradient",
+    }
+    steps = record.series("steps")[0]
+    for (name, label), colour in zip(names.items(), ("#D55E00", "#0072B2", "#56B4E9", "#8a8a8a"), strict=True):
+        axes.loglog(steps, np.mean(record.series(name), axis=0), color=colour, label=label)
+    axes.set(title="Distance to the optimal value, f - f*", ylim=(1e-5, 10))
+    axes.set_xlabel("steps, one tangent each", loc="left")
+    axes.legend(frameon=False)
     return figure
 
 

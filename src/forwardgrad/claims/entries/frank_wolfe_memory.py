@@ -106,17 +106,16 @@ def draw(record: ClaimRecord) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7, 4.2))
-        names = {"forward": "forward gradient, averaged Frank-Wolfe", "backprop": "backprop, SGD"}
-        names |= {"checkpointed": "checkpointed, SGD", "fused": "checkpointed, SGD inside backward"}
-        styles = (("#0072B2", "-"), ("#2b2b2b", "-"), ("#8a8a8a", "-"), ("#8a8a8a", "--"))
-        layers = record.series("layers")[0]
-        for (name, label), (colour, dashes) in zip(names.items(), styles, strict=True):
-            axes.plot(layers, record.series(name)[0], color=colour, ls=dashes, marker="o", ms=4, label=label)
-        axes.set(title="Peak of a step over weights and batch, MiB", ylim=(0, None))
-        axes.set_xlabel("convolutions at 28x28", loc="left")
-        axes.legend(frameon=False)
+    figure, axes = plt.subplots(figsize=(7, 4.2))
+    names = {"forward": "forward gradient, averaged Frank-Wolfe", "backprop": "backprop, SGD"}
+    names |= {"checkpointed": "checkpointed, SGD", "fused": "checkpointed, SGD inside backward"}
+    styles = (("#0072B2", "-"), ("#2b2b2b", "-"), ("#8a8a8a", "-"), ("#8a8a8a", "--"))
+    layers = record.series("layers")[0]
+    for (name, label), (colour, dashes) in zip(names.items(), styles, strict=True):
+        axes.plot(layers, record.series(name)[0], color=colour, ls=dashes, marker="o", ms=4, label=label)
+    axes.set(title="Peak of a step over weights and batch, MiB", ylim=(0, None))
+    axes.set_xlabel("convolutions at 28x28", loc="left")
+    axes.legend(frameon=False)
     return figure
 
 

@@ -189,22 +189,21 @@ def draw(record: ClaimRecord) -> Figure:
         "forward": ("forward, K = 1", "#0072B2"),
     }
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, both = plt.subplots(1, 2, figsize=(9.6, 3.4), sharey=True)
-        for axes, (model, title) in zip(both, {"llama": "Llama2-7B", "opt": "OPT-13B"}.items(), strict=True):
-            shape = MODELS[model]
-            for place, (way, (_, colour)) in enumerate(names.items()):
-                held = figures[f"{model}_{way}_gb"]
-                end = max(held, shape.forward if way == "forward" else 0)
-                axes.barh(-place, held, height=0.55, color=colour)
-                axes.annotate(f"{held:.1f}", (end, -place), (8, 0), textcoords="offset points", va="center")
-            for place, known in ((0, shape.backprop), (-3, shape.forward)):
-                axes.plot([known] * 2, [place - 0.38, place + 0.38], color="#D55E00", lw=2.2)
-            axes.axvline(shape.parameters / 2e9, color="#8a8a8a", lw=1, ls=":")
-            axes.set(title=f"{title}, GB", xlim=(0, 1.25 * max(shape.backprop, figures[f"{model}_backprop_gb"])))
-            axes.grid(visible=False)
-            axes.set_xlabel("extrapolated; orange: published; dotted: weights of 4 bits", loc="left")
-        both[0].set_yticks([0, -1, -2, -3], [label for label, _ in names.values()])
+    figure, both = plt.subplots(1, 2, figsize=(9.6, 3.4), sharey=True)
+    for axes, (model, title) in zip(both, {"llama": "Llama2-7B", "opt": "OPT-13B"}.items(), strict=True):
+        shape = MODELS[model]
+        for place, (way, (_, colour)) in enumerate(names.items()):
+            held = figures[f"{model}_{way}_gb"]
+            end = max(held, shape.forward if way == "forward" else 0)
+            axes.barh(-place, held, height=0.55, color=colour)
+            axes.annotate(f"{held:.1f}", (end, -place), (8, 0), textcoords="offset points", va="center")
+        for place, known in ((0, shape.backprop), (-3, shape.forward)):
+            axes.plot([known] * 2, [place - 0.38, place + 0.38], color="#D55E00", lw=2.2)
+        axes.axvline(shape.parameters / 2e9, color="#8a8a8a", lw=1, ls=":")
+        axes.set(title=f"{title}, GB", xlim=(0, 1.25 * max(shape.backprop, figures[f"{model}_backprop_gb"])))
+        axes.grid(visible=False)
+        axes.set_xlabel("extrapolated; orange: published; dotted: weights of 4 bits", loc="left")
+    both[0].set_yticks([0, -1, -2, -3], [label for label, _ in names.values()])
     return figure
 
 

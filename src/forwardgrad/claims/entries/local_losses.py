@@ -153,16 +153,15 @@ def draw(record: ClaimRecord) -> Figure:
     import numpy as np
 
     colours = {"backprop": "#2b2b2b", "local": "#0072B2", "activity": "#E69F00"}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.6, 4.0))
-        for name in reversed(list(NAMES)):
-            mean = 100 * np.mean(record.series(name), axis=0)
-            label = f"{NAMES[name]} {mean[-1]:.1f}"
-            axes.plot(range(1, len(mean) + 1), mean, color=colours[name], marker="o", ms=4, label=label)
-        axes.set(title="MNIST, test error in percent", ylim=(0, None))
-        axes.set_xlabel("epochs", loc="left")
-        axes.set_xticks(range(1, record.setting["epochs"] + 1, max(1, record.setting["epochs"] // 6)))
-        figure.legend(loc="outside right upper")
+    figure, axes = plt.subplots(figsize=(7.6, 4.0))
+    for name in reversed(list(NAMES)):
+        mean = 100 * np.mean(record.series(name), axis=0)
+        label = f"{NAMES[name]} {mean[-1]:.1f}"
+        axes.plot(range(1, len(mean) + 1), mean, color=colours[name], marker="o", ms=4, label=label)
+    axes.set(title="MNIST, test error in percent", ylim=(0, None))
+    axes.set_xlabel("epochs", loc="left")
+    axes.set_xticks(range(1, record.setting["epochs"] + 1, max(1, record.setting["epochs"] // 6)))
+    figure.legend(loc="outside right upper")
     return figure
 
 

@@ -78,17 +78,16 @@ def draw(record: ClaimRecord) -> Figure:
         "mixed": ("mixed, anchored", "#0072B2", "-"),
         "backprop": ("backprop, off float64", "#2b2b2b", ":"),
     }
-    with plt.style.context("forwardgrad.train.look"):
-        figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
-        for axes, (family, title) in zip(both, {"conv": "Convolutions", "coupling": "Couplings"}.items(), strict=True):
-            for name, (label, colour, dashes) in names.items():
-                errors = record.series(f"{name}_{family}")[0]
-                axes.semilogy(range(1, len(errors) + 1), errors, color=colour, ls=dashes, lw=1.6, label=label)
-            axes.axhline(1e-4, color="#cccccc", lw=1)
-            axes.set(title=f"{title}: error of a gradient", ylim=(1e-8, 1e6))
-            axes.set_xlabel("parameter, from the first layer on; float32", loc="left")
-        both[0].annotate("the bound", (1, 1e-4), (0, 4), textcoords="offset points", fontsize=8.5, color="#666666")
-        both[1].legend(loc="upper left")
+    figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2), sharey=True)
+    for axes, (family, title) in zip(both, {"conv": "Convolutions", "coupling": "Couplings"}.items(), strict=True):
+        for name, (label, colour, dashes) in names.items():
+            errors = record.series(f"{name}_{family}")[0]
+            axes.semilogy(range(1, len(errors) + 1), errors, color=colour, ls=dashes, lw=1.6, label=label)
+        axes.axhline(1e-4, color="#cccccc", lw=1)
+        axes.set(title=f"{title}: error of a gradient", ylim=(1e-8, 1e6))
+        axes.set_xlabel("parameter, from the first layer on; float32", loc="left")
+    both[0].annotate("the bound", (1, 1e-4), (0, 4), textcoords="offset points", fontsize=8.5, color="#666666")
+    both[1].legend(loc="upper left")
     return figure
 
 

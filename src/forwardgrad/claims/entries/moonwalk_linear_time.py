@@ -81,20 +81,19 @@ def draw(record: ClaimRecord) -> Figure:
     depths = record.series("depths")[0]
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
     names = {"naive": ("a slope per parameter", "#8a8a8a"), "moonwalk": ("pure-forward Moonwalk", "#0072B2")}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2))
-        for axes, (what, title) in zip(both, {"flops": "Products", "time": "Seconds of one core"}.items(), strict=True):
-            for way, (label, colour) in names.items():
-                spent = record.series(f"{what}_{way}")[0]
-                axes.loglog(depths, spent, color=colour, marker="o", label=label)
-                power = f"depth^{figures[f'{what}_{way}']:.2f}"
-                axes.annotate(power, (depths[-1], spent[-1]), (8, 0), textcoords="offset points", va="center",
-                              color=colour)  # fmt: skip
-            axes.set(title=f"{title} for a gradient", xlim=(depths[0] / 1.15, depths[-1] * 2.2))
-            axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
-            axes.minorticks_off()
-            axes.set_xlabel("convolutions", loc="left")
-        both[0].legend(loc="upper left")
+    figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2))
+    for axes, (what, title) in zip(both, {"flops": "Products", "time": "Seconds of one core"}.items(), strict=True):
+        for way, (label, colour) in names.items():
+            spent = record.series(f"{what}_{way}")[0]
+            axes.loglog(depths, spent, color=colour, marker="o", label=label)
+            power = f"depth^{figures[f'{what}_{way}']:.2f}"
+            axes.annotate(power, (depths[-1], spent[-1]), (8, 0), textcoords="offset points", va="center",
+                          color=colour)  # fmt: skip
+        axes.set(title=f"{title} for a gradient", xlim=(depths[0] / 1.15, depths[-1] * 2.2))
+        axes.set_xticks(depths, [f"{depth:.0f}" for depth in depths])
+        axes.minorticks_off()
+        axes.set_xlabel("convolutions", loc="left")
+    both[0].legend(loc="upper left")
     return figure
 
 

@@ -108,17 +108,16 @@ def draw(record: ClaimRecord) -> Figure:
         "moonwalk": ("Moonwalk", "#0072B2"),
     }
     figures = {name: sum(values) / len(values) for name, values in record.figures().items()}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, row = plt.subplots(1, 3, figsize=(10.4, 3.8), sharex=True, sharey=True)
-        for axes, (family, title) in zip(row, titles.items(), strict=True):
-            for name, (label, colour) in names.items():
-                place = figures[f"time_{name}_{family}"], figures[f"peak_{name}_{family}"]
-                axes.plot(*place, "o", color=colour, ms=11, mec="white")
-                drop = -13 if name == "fused" else 7  # the two that checkpoint lie close to each other
-                axes.annotate(label, place, (8, drop), textcoords="offset points", color=colour)
-            axes.set(title=title, ylim=(0, 1.12), xlim=(0.8, 4.4))
-            axes.set_xlabel("time, over backprop's", loc="left")
-        row[0].set_ylabel("peak, over backprop's")
+    figure, row = plt.subplots(1, 3, figsize=(10.4, 3.8), sharex=True, sharey=True)
+    for axes, (family, title) in zip(row, titles.items(), strict=True):
+        for name, (label, colour) in names.items():
+            place = figures[f"time_{name}_{family}"], figures[f"peak_{name}_{family}"]
+            axes.plot(*place, "o", color=colour, ms=11, mec="white")
+            drop = -13 if name == "fused" else 7  # the two that checkpoint lie close to each other
+            axes.annotate(label, place, (8, drop), textcoords="offset points", color=colour)
+        axes.set(title=title, ylim=(0, 1.12), xlim=(0.8, 4.4))
+        axes.set_xlabel("time, over backprop's", loc="left")
+    row[0].set_ylabel("peak, over backprop's")
     return figure
 
 

@@ -122,23 +122,22 @@ def draw(record: ClaimRecord) -> Figure:
         "sphere": "Sphere: distance to the minimum",
         "styblinski_tang": "Styblinski-Tang: distance to the minimum",
     }
-    with plt.style.context("forwardgrad.train.look"):
-        figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2))
-        for axes, (name, function) in zip(both, FUNCTIONS.items(), strict=True):
-            for (combine, k), (_, recorded) in function.runs.items():
-                curve = [y - function.least * n for y in record.series(f"{name}_{combine}_{k}")[0]]
-                label = f"K = {k}" + (", projected" if combine == "project" else "")
-                at = [min(10 * i, steps) for i in range(len(curve))]
-                axes.plot(at, curve, color=colours[k], ls=":" if combine == "project" else "-", label=label)
-                axes.plot(steps, recorded - function.least * n, "x", color="#222222", ms=7, mew=1.8, clip_on=False)
-            axes.set(title=titles[name])
-            axes.set_xlabel("steps; crosses: the published code", loc="left")
-        both[0].set_yscale("log")
-        both[1].set_ylim(0, None)
-        for axes in both:
-            axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 or y == 0 else f"{y:g}"))
-            axes.minorticks_off()
-        both[0].legend(loc="lower left")
+    figure, both = plt.subplots(1, 2, figsize=(9.6, 4.2))
+    for axes, (name, function) in zip(both, FUNCTIONS.items(), strict=True):
+        for (combine, k), (_, recorded) in function.runs.items():
+            curve = [y - function.least * n for y in record.series(f"{name}_{combine}_{k}")[0]]
+            label = f"K = {k}" + (", projected" if combine == "project" else "")
+            at = [min(10 * i, steps) for i in range(len(curve))]
+            axes.plot(at, curve, color=colours[k], ls=":" if combine == "project" else "-", label=label)
+            axes.plot(steps, recorded - function.least * n, "x", color="#222222", ms=7, mew=1.8, clip_on=False)
+        axes.set(title=titles[name])
+        axes.set_xlabel("steps; crosses: the published code", loc="left")
+    both[0].set_yscale("log")
+    both[1].set_ylim(0, None)
+    for axes in both:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 or y == 0 else f"{y:g}"))
+        axes.minorticks_off()
+    both[0].legend(loc="lower left")
     return figure
 
 

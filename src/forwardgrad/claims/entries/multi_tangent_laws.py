@@ -138,28 +138,27 @@ def draw(record: ClaimRecord) -> Figure:
         "mmse_error": ("mean, shrunk: (n + 1)/(n + K + 1)", "#E69F00"),
         "project_error": ("projection: 1 - K/n", "#0072B2"),
     }
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.15, 1))
-        for place, (name, (label, colour)) in enumerate(names.items()):
-            law, fine = LAWS[name], np.linspace(1, ks[-1], 200)
-            seen = np.mean(record.series(name), axis=0)
-            left.plot(fine, [law(n, k) for k in fine], color=colour, lw=1.6, label=label)
-            left.plot(ks, seen, "o", color=colour, ms=7, mec="white")
-            known = np.array([law(n, int(k)) for k in ks])
-            bars = 100 * np.mean(record.series(f"{name}_se"), axis=0) / known
-            at = ks * 1.12 ** (place - 1)
-            right.errorbar(at, 100 * (seen / known - 1), bars, fmt="o", color=colour, ms=5, lw=1.6)
-        left.set(title="Squared error over |g|²", xscale="log", yscale="log")
-        left.legend(loc="upper right")
-        right.axhspan(-0.5, 0.5, color="#f2f2f2", zorder=0)
-        right.axhline(0, color="#8a8a8a", lw=1)
-        right.set(title="Measured off the law, in percent", xscale="log", ylim=(-0.8, 0.8))
-        right.annotate("three digits", (ks[0] / 1.2, 0.5), (0, -12), textcoords="offset points", color="#666666")
-        left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        for axes in (left, right):
-            axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
-            axes.minorticks_off()
-            axes.set_xlabel(f"K tangents, n = {n} parameters", loc="left")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.15, 1))
+    for place, (name, (label, colour)) in enumerate(names.items()):
+        law, fine = LAWS[name], np.linspace(1, ks[-1], 200)
+        seen = np.mean(record.series(name), axis=0)
+        left.plot(fine, [law(n, k) for k in fine], color=colour, lw=1.6, label=label)
+        left.plot(ks, seen, "o", color=colour, ms=7, mec="white")
+        known = np.array([law(n, int(k)) for k in ks])
+        bars = 100 * np.mean(record.series(f"{name}_se"), axis=0) / known
+        at = ks * 1.12 ** (place - 1)
+        right.errorbar(at, 100 * (seen / known - 1), bars, fmt="o", color=colour, ms=5, lw=1.6)
+    left.set(title="Squared error over |g|²", xscale="log", yscale="log")
+    left.legend(loc="upper right")
+    right.axhspan(-0.5, 0.5, color="#f2f2f2", zorder=0)
+    right.axhline(0, color="#8a8a8a", lw=1)
+    right.set(title="Measured off the law, in percent", xscale="log", ylim=(-0.8, 0.8))
+    right.annotate("three digits", (ks[0] / 1.2, 0.5), (0, -12), textcoords="offset points", color="#666666")
+    left.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+    for axes in (left, right):
+        axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
+        axes.minorticks_off()
+        axes.set_xlabel(f"K tangents, n = {n} parameters", loc="left")
     return figure
 
 

@@ -113,29 +113,28 @@ def draw(record: ClaimRecord) -> Figure:
     ks, every, width = record.setting["num_tangents"], record.setting["every"], record.setting["width"]
     n = 64 * width + width + 10 * width + 10
     shades = dict(zip(ks, ("#9ecae1", "#56B4E9", "#0072B2", "#08306b"), strict=True))
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.35, 1))
-        for name, colour in [*((f"{k}", shades[k]) for k in ks), ("backprop", "#2b2b2b")]:
-            curves = np.array(record.series(f"curve_{name}"))
-            at = every * (np.arange(curves.shape[1]) + 0.5)
-            left.fill_between(at, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
-            left.plot(at, curves.mean(0), color=colour, label=name if name == "backprop" else f"K = {name}")
-        left.set(title="Training loss", yscale="log")
-        left.set_yticks((0.05, 0.1, 0.2, 0.5, 1, 2), ("0.05", "0.1", "0.2", "0.5", "1", "2"))
-        left.set_xlabel("steps", loc="left")
-        left.legend(loc="lower left")
-        fine = np.geomspace(ks[0], ks[-1], 100)
-        right.plot(fine, np.sqrt(fine / (n + fine - 1)), color="#8a8a8a", lw=1.4)
-        right.annotate("√(K/(n+K-1))", (fine[60], (fine[60] / n) ** 0.5), (8, -14), textcoords="offset points",
-                       color="#666666")  # fmt: skip
-        for k in ks:
-            right.plot(k, np.mean(record.figures()[f"cosine_{k}"]), "o", color=shades[k], ms=8, mec="white")
-        right.set(title="Cosine with the gradient", xscale="log", yscale="log")
-        right.set_xticks(ks, [str(k) for k in ks])
-        right.set_yticks((0.02, 0.05, 0.1, 0.2), ("0.02", "0.05", "0.1", "0.2"))
-        right.set_xlabel(f"K tangents, n = {n:,}", loc="left")
-        for axes in (left, right):
-            axes.minorticks_off()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.35, 1))
+    for name, colour in [*((f"{k}", shades[k]) for k in ks), ("backprop", "#2b2b2b")]:
+        curves = np.array(record.series(f"curve_{name}"))
+        at = every * (np.arange(curves.shape[1]) + 0.5)
+        left.fill_between(at, curves.min(0), curves.max(0), color=colour, alpha=0.15, lw=0)
+        left.plot(at, curves.mean(0), color=colour, label=name if name == "backprop" else f"K = {name}")
+    left.set(title="Training loss", yscale="log")
+    left.set_yticks((0.05, 0.1, 0.2, 0.5, 1, 2), ("0.05", "0.1", "0.2", "0.5", "1", "2"))
+    left.set_xlabel("steps", loc="left")
+    left.legend(loc="lower left")
+    fine = np.geomspace(ks[0], ks[-1], 100)
+    right.plot(fine, np.sqrt(fine / (n + fine - 1)), color="#8a8a8a", lw=1.4)
+    right.annotate("√(K/(n+K-1))", (fine[60], (fine[60] / n) ** 0.5), (8, -14), textcoords="offset points",
+                   color="#666666")  # fmt: skip
+    for k in ks:
+        right.plot(k, np.mean(record.figures()[f"cosine_{k}"]), "o", color=shades[k], ms=8, mec="white")
+    right.set(title="Cosine with the gradient", xscale="log", yscale="log")
+    right.set_xticks(ks, [str(k) for k in ks])
+    right.set_yticks((0.02, 0.05, 0.1, 0.2), ("0.02", "0.05", "0.1", "0.2"))
+    right.set_xlabel(f"K tangents, n = {n:,}", loc="left")
+    for axes in (left, right):
+        axes.minorticks_off()
     return figure
 
 

@@ -77,20 +77,19 @@ def draw(record: ClaimRecord) -> Figure:
         "quadratic": ("mean, condition number 4", "#E69F00"),
     }
     fine = np.geomspace(1, n * 0.999, 200)
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.6, 4.2))
-        # A step takes f to f (1 - K/(n + K + 1)) by the mean, to f (1 - K/n) by the projection.
-        axes.plot(fine, fine / n / np.log1p(fine / (n + 1)), color="#D55E00", lw=1.4, alpha=0.6)
-        axes.plot(fine, fine / n / -np.log1p(-fine / n), color="#0072B2", lw=1.4, alpha=0.6)
-        for name, (label, colour) in names.items():
-            axes.plot(ks, np.mean(record.series(name), axis=0), "o", color=colour, ms=8, mec="white", label=label)
-        axes.axvspan(n / 4, n, color="#f2f2f2", zorder=0)
-        axes.annotate("K near n", (n / 4, 0), (6, 8), textcoords="offset points", color="#666666")
-        axes.set(title="Slopes to the target, in n log(1/eps)", xscale="log", ylim=(0, None), xlim=(0.85, n * 1.18))
-        axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
-        axes.minorticks_off()
-        axes.set_xlabel(f"K tangents a step, n = {n}; lines: the laws on a sphere", loc="left")
-        axes.legend(loc="upper left")
+    figure, axes = plt.subplots(figsize=(7.6, 4.2))
+    # A step takes f to f (1 - K/(n + K + 1)) by the mean, to f (1 - K/n) by the projection.
+    axes.plot(fine, fine / n / np.log1p(fine / (n + 1)), color="#D55E00", lw=1.4, alpha=0.6)
+    axes.plot(fine, fine / n / -np.log1p(-fine / n), color="#0072B2", lw=1.4, alpha=0.6)
+    for name, (label, colour) in names.items():
+        axes.plot(ks, np.mean(record.series(name), axis=0), "o", color=colour, ms=8, mec="white", label=label)
+    axes.axvspan(n / 4, n, color="#f2f2f2", zorder=0)
+    axes.annotate("K near n", (n / 4, 0), (6, 8), textcoords="offset points", color="#666666")
+    axes.set(title="Slopes to the target, in n log(1/eps)", xscale="log", ylim=(0, None), xlim=(0.85, n * 1.18))
+    axes.set_xticks(ks, [f"{k:.0f}" for k in ks])
+    axes.minorticks_off()
+    axes.set_xlabel(f"K tangents a step, n = {n}; lines: the laws on a sphere", loc="left")
+    axes.legend(loc="upper left")
     return figure
 
 

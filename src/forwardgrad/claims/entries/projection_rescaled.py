@@ -89,24 +89,23 @@ def draw(record: ClaimRecord) -> Figure:
     import numpy as np
 
     few, n = np.array(record.series("few")[0]), record.series("n")[0][0]
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.35, 1))
-        names = {"mean": ("mean, times K/(n + K + 1)", "#E69F00", "-"), "project": ("projection", "#0072B2", ":")}
-        for name, (label, colour, dashes) in names.items():
-            curve = np.mean(record.series(f"curve_{name}"), axis=0).reshape(-1, 10).mean(1)
-            left.plot(10 * np.arange(len(curve)) + 5, curve, color=colour, ls=dashes, label=label)
-        left.set(title=f"Training loss with K = {record.setting['num_tangents']}", yscale="log")
-        left.set_yticks((0.2, 0.5, 1, 2), ("0.2", "0.5", "1", "2"))
-        left.set_xlabel("steps, means of ten; both along the same tangents", loc="left")
-        left.legend(loc="upper right")
-        right.plot(few / n, np.mean(record.series("cosine"), axis=0), "o-", color="#0072B2", label="cosine of the two")
-        right.plot(few / n, np.mean(record.series("ratio"), axis=0), "o--", color="#009E73", label="ratio of lengths")
-        right.set(title="Projection beside the shrunk mean", xscale="log", ylim=(0, None))
-        right.set_xlabel(f"K/n, n = {n:,.0f}", loc="left")
-        right.set_xticks((0.001, 0.01, 0.1), ("0.001", "0.01", "0.1"))
-        right.legend(loc="lower left")
-        for axes in (left, right):
-            axes.minorticks_off()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.35, 1))
+    names = {"mean": ("mean, times K/(n + K + 1)", "#E69F00", "-"), "project": ("projection", "#0072B2", ":")}
+    for name, (label, colour, dashes) in names.items():
+        curve = np.mean(record.series(f"curve_{name}"), axis=0).reshape(-1, 10).mean(1)
+        left.plot(10 * np.arange(len(curve)) + 5, curve, color=colour, ls=dashes, label=label)
+    left.set(title=f"Training loss with K = {record.setting['num_tangents']}", yscale="log")
+    left.set_yticks((0.2, 0.5, 1, 2), ("0.2", "0.5", "1", "2"))
+    left.set_xlabel("steps, means of ten; both along the same tangents", loc="left")
+    left.legend(loc="upper right")
+    right.plot(few / n, np.mean(record.series("cosine"), axis=0), "o-", color="#0072B2", label="cosine of the two")
+    right.plot(few / n, np.mean(record.series("ratio"), axis=0), "o--", color="#009E73", label="ratio of lengths")
+    right.set(title="Projection beside the shrunk mean", xscale="log", ylim=(0, None))
+    right.set_xlabel(f"K/n, n = {n:,.0f}", loc="left")
+    right.set_xticks((0.001, 0.01, 0.1), ("0.001", "0.01", "0.1"))
+    right.legend(loc="lower left")
+    for axes in (left, right):
+        axes.minorticks_off()
     return figure
 
 

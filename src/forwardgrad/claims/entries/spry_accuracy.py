@@ -195,15 +195,14 @@ def draw(record: ClaimRecord) -> Figure:
     import matplotlib.pyplot as plt
 
     names = {"fedavg": "FedAvg, backprop on clients", "spry": "Spry", "zeroth": "zeroth-order clients"}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2))
-        for name, label in names.items():
-            mean = 100 * torch.tensor(record.series(name)).mean(0)
-            rounds = torch.linspace(0, record.setting["rounds"], len(mean))
-            axes.plot(rounds, mean, marker="o", label=f"{label} {mean[-1]:.1f}")
-        axes.set(title="AG News, test accuracy of the global model in percent")
-        axes.set_xlabel("rounds", loc="left")
-        axes.legend(loc="lower right")
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    for name, label in names.items():
+        mean = 100 * torch.tensor(record.series(name)).mean(0)
+        rounds = torch.linspace(0, record.setting["rounds"], len(mean))
+        axes.plot(rounds, mean, marker="o", label=f"{label} {mean[-1]:.1f}")
+    axes.set(title="AG News, test accuracy of the global model in percent")
+    axes.set_xlabel("rounds", loc="left")
+    axes.legend(loc="lower right")
     return figure
 
 

@@ -124,15 +124,14 @@ def draw(record: ClaimRecord) -> Figure:
     """
     import matplotlib.pyplot as plt
 
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7, 4))
-        alphas = record.series("alphas")[0]
-        for name, label, style in (("bias", "one round", "o-"), ("turning", "layers going round, mean of ten", "s--")):
-            mean = torch.tensor(record.series(name)).mean(0)
-            axes.plot(alphas, mean, style, label=label)
-        axes.set(title="Distance of the expected estimate from the gradient", xscale="log", yscale="log")
-        axes.set_xlabel("Dirichlet alpha: unlike clients left, alike right", loc="left")
-        axes.legend()
+    figure, axes = plt.subplots(figsize=(7, 4))
+    alphas = record.series("alphas")[0]
+    for name, label, style in (("bias", "one round", "o-"), ("turning", "layers going round, mean of ten", "s--")):
+        mean = torch.tensor(record.series(name)).mean(0)
+        axes.plot(alphas, mean, style, label=label)
+    axes.set(title="Distance of the expected estimate from the gradient", xscale="log", yscale="log")
+    axes.set_xlabel("Dirichlet alpha: unlike clients left, alike right", loc="left")
+    axes.legend()
     return figure
 
 

@@ -149,7 +149,7 @@ def draw(record: ClaimRecord) -> Figure:
         axes.barh(place, ours, height=0.5, color="#0072B2", label="ours" if place == 0 else None)
         axes.barh(place, whole - ours, 0.5, ours, color="#bdbdbd", label="Flower's envelope" if place == 0 else None)
         axes.plot([bound] * 2, [place - 0.36, place + 0.36], color="#D55E00", lw=1.6)
-        axes.annotate(f"{whole:.0f}", (whole, place), (5, 0), textcoords="offset points", va="center")
+        axes.annotate(f"{whole:.0f}", (whole, place), (-5, 0), textcoords="offset points", ha="right", va="center")
     axes.set_yticks((0, 1), ("server to client", "client to server"))
     axes.invert_yaxis()
     axes.grid(visible=False)

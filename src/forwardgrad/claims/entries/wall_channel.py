@@ -115,23 +115,22 @@ def draw(record: ClaimRecord) -> Figure:
 
     names = {"resolved": ("wall resolved", "#8a8a8a"), "law": ("Reichardt's law", "#E69F00")}
     names["forward"] = ("trained by forward gradients", "#0072B2")
-    with plt.style.context("forwardgrad.train.look"):
-        figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.6, 1))
-        truth = torch.tensor([record.series("truth_y")[0], record.series("truth_u")[0]])
-        left.plot(truth[0], truth[1], color="black", lw=2, label="simulation")
-        for name, (label, colour) in names.items():
-            u = torch.tensor(record.series(f"{name}_u"))
-            left.plot(record.series(f"{name}_y")[0], u.mean(0), ".-", color=colour, lw=1, label=label)
-        left.set(title="Velocity over bulk velocity, Re_tau = 1000", xscale="log", xlim=(5e-3, 1))
-        left.set_xlabel("y / delta", loc="left")
-        left.legend(loc="lower right")
-        heights, errors = record.series("sweep_y")[0], 100 * torch.tensor(record.series("sweep"))
-        right.plot(heights, errors.mean(0), "o-", color="#0072B2")
-        right.fill_between(heights, errors.amin(0), errors.amax(0), color="#0072B2", alpha=0.2, lw=0)
-        right.axhline(100 * record.figures()["resolved_friction"][0], color="#8a8a8a", label="wall resolved")
-        right.set(title="Error of the friction, percent", ylim=(0, None))
-        right.set_xlabel("matching height y / delta", loc="left")
-        right.legend(loc="upper right", bbox_to_anchor=(1, 0.95))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.2), width_ratios=(1.6, 1))
+    truth = torch.tensor([record.series("truth_y")[0], record.series("truth_u")[0]])
+    left.plot(truth[0], truth[1], color="black", lw=2, label="simulation")
+    for name, (label, colour) in names.items():
+        u = torch.tensor(record.series(f"{name}_u"))
+        left.plot(record.series(f"{name}_y")[0], u.mean(0), ".-", color=colour, lw=1, label=label)
+    left.set(title="Velocity over bulk velocity, Re_tau = 1000", xscale="log", xlim=(5e-3, 1))
+    left.set_xlabel("y / delta", loc="left")
+    left.legend(loc="lower right")
+    heights, errors = record.series("sweep_y")[0], 100 * torch.tensor(record.series("sweep"))
+    right.plot(heights, errors.mean(0), "o-", color="#0072B2")
+    right.fill_between(heights, errors.amin(0), errors.amax(0), color="#0072B2", alpha=0.2, lw=0)
+    right.axhline(100 * record.figures()["resolved_friction"][0], color="#8a8a8a", label="wall resolved")
+    right.set(title="Error of the friction, percent", ylim=(0, None))
+    right.set_xlabel("matching height y / delta", loc="left")
+    right.legend(loc="upper right", bbox_to_anchor=(1, 0.95))
     return figure
 
 

@@ -118,13 +118,12 @@ def draw(record: ClaimRecord) -> Figure:
 
     names = {"backprop": ("backprop", "#2b2b2b"), "checkpointed": ("checkpointed backprop", "#8a8a8a")}
     names["forward"] = ("forward gradient", "#0072B2")
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2))
-        for name, (label, colour) in names.items():
-            axes.plot(record.series("steps")[0], record.series(name)[0], "o-", color=colour, label=label)
-        axes.set(title="Peak of one gradient through the solver, KiB", xscale="log", yscale="log")
-        axes.set_xlabel("time steps", loc="left")
-        figure.legend(loc="outside right upper")
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    for name, (label, colour) in names.items():
+        axes.plot(record.series("steps")[0], record.series(name)[0], "o-", color=colour, label=label)
+    axes.set(title="Peak of one gradient through the solver, KiB", xscale="log", yscale="log")
+    axes.set_xlabel("time steps", loc="left")
+    figure.legend(loc="outside right upper")
     return figure
 
 

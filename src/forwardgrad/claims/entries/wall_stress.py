@@ -108,16 +108,15 @@ def draw(record: ClaimRecord) -> Figure:
     import matplotlib.pyplot as plt
 
     names = {"law": "Reichardt's law", "backprop": "and backprop", "forward": "and forward gradients"}
-    with plt.style.context("forwardgrad.train.look"):
-        figure, axes = plt.subplots(figsize=(7.2, 4.2))
-        for (name, label), colour in zip(names.items(), ("#8a8a8a", "#2b2b2b", "#0072B2"), strict=True):
-            errors = 100 * torch.tensor(record.series(name))
-            heights = record.series("heights")[0]
-            axes.plot(heights, errors.mean(0), color=colour, label=f"{label} {errors.mean():.1f}")
-            axes.fill_between(heights, errors.amin(0), errors.amax(0), color=colour, alpha=0.2, lw=0)
-        axes.set(title="Error of the wall stress at Re_tau = 1000, percent", xscale="log", ylim=(0, None))
-        axes.set_xlabel("matching height y+", loc="left")
-        figure.legend(loc="outside lower center", ncols=3)
+    figure, axes = plt.subplots(figsize=(7.2, 4.2))
+    for (name, label), colour in zip(names.items(), ("#8a8a8a", "#2b2b2b", "#0072B2"), strict=True):
+        errors = 100 * torch.tensor(record.series(name))
+        heights = record.series("heights")[0]
+        axes.plot(heights, errors.mean(0), color=colour, label=f"{label} {errors.mean():.1f}")
+        axes.fill_between(heights, errors.amin(0), errors.amax(0), color=colour, alpha=0.2, lw=0)
+    axes.set(title="Error of the wall stress at Re_tau = 1000, percent", xscale="log", ylim=(0, None))
+    axes.set_xlabel("matching height y+", loc="left")
+    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 
