@@ -24,12 +24,13 @@ from bench.draws import rank_one, trainable
 from bench.nets import NETS, Net
 from bench.ours import as_tangents
 from bench.speed import FORWARD, forward_of
+from bench.targets import OURS
 from bench.timing import interleaved
 from forwardgrad.forward_ad import push_forward
 from forwardgrad.forward_ad.dual import Trace
 from forwardgrad.module import ModuleObjective
 
-GRADIENT, OUTSIDE = "fg.ForwardGradient", "outside any operation"
+OUTSIDE = "outside any operation"
 _KINDS: Mapping[str, tuple[str, ...]] = {
     "matrix products": ("addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot"),
     "convolutions": ("mkldnn_convolution", "thnn_conv2d", "_slow_conv2d_forward", "convolution"),
@@ -89,7 +90,7 @@ def profiled(net: Net, num_tangents: int, rounds: int) -> dict[str, dict[str, fl
         net.model.zero_grad(set_to_none=True)
         fg.backward(method, net.model, net.loss_fn, *net.batch, key=fg.Key(0, next(steps)))
 
-    works: dict[str, Callable[[], object]] = {FORWARD: forward_of(net), GRADIENT: gradient}
+    works: dict[str, Callable[[], object]] = {FORWARD: forward_of(net), OURS: gradient}
     timings = interleaved(works, rounds)
     unit = timings[FORWARD].seconds
     found = {}

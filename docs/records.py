@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from bench.record import latest
-from bench.targets import TARGETS
+from bench.targets import OURS, TARGETS
 
 RESULTS = Path(__file__).resolve().parent.parent / "bench" / "results"
 FORWARD = "one forward pass"
@@ -51,11 +51,10 @@ def profile(record: dict) -> str:
     parts = []
     for num_tangents in record["config"]["tangents"]:
         runs = {net: record["results"][f"{net}/{num_tangents}"]["passes"] for net in record["config"]["nets"]}
-        pairs = {net: list(run.values()) for net, run in runs.items()}  # of the forward pass, and of the gradient
-        kinds = next(iter(pairs.values()))[0]
-        cells = [[kind, *(f"{a[kind]:.2f} → {b[kind]:.2f}" for a, b in pairs.values())] for kind in kinds]
-        whole = ["all", *(f"{sum(b.values()):.2f}" for _, b in pairs.values())]
-        parts += [f"**K = {num_tangents}**, in forward passes", table(["", *runs], [*cells, whole])]
+        pairs = [(run[FORWARD], run[OURS]) for run in runs.values()]
+        rows = [[kind, *(f"{a[kind]:.2f} → {b[kind]:.2f}" for a, b in pairs)] for kind in pairs[0][0]]
+        rows.append(["all", *(f"{sum(b.values()):.2f}" for _, b in pairs)])
+        parts += [f"**K = {num_tangents}**, in forward passes", table(["", *runs], rows)]
     return "\n\n".join([*parts, provenance(record)])
 
 

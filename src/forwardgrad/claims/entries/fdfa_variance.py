@@ -48,14 +48,15 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     generator = Generator().manual_seed(seed)
     x, y = FashionMnist().load().train
     model = mlp((784, setting.width, setting.width, 10), generator, he=False)
-    batches = torch.randperm(len(y), generator=generator).split(setting.batch)
+    looked_at, *batches = torch.randperm(len(y), generator=generator).split(setting.batch)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    for rows in batches[: setting.warm]:
+    for t in range(setting.warm):
+        rows = batches[t % len(batches)]
         optimizer.zero_grad()
         fg.backward(fg.Backprop(), model, cross_entropy, x[rows], y[rows])
         optimizer.step()
 
-    probe = _objective(model, x, y, batches[setting.warm])
+    probe = _objective(model, x, y, looked_at)
     hidden = sum(p.numel() for p in model[:-1].parameters())
     figures: dict[str, float] = {}
     for name, method in RIVALS.items():
@@ -67,7 +68,7 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     for history in range(setting.histories):
         learner, track = fg.FDFA(), []
         for t in range(setting.learn):
-            batch = _objective(model, x, y, batches[(setting.warm + 1 + t) % len(batches)])
+            batch = _objective(model, x, y, batches[(setting.warm + t) % len(batches)])
             learner(batch, batch.params, key=fg.Key(seed, history * setting.learn + t))
             if (t + 1) % setting.every == 0:
                 grad = copy.deepcopy(learner)(probe, probe.params, key=fg.Key(seed)).grad  # the copy learns, not ours

@@ -117,9 +117,9 @@ CLAIM = Claim(
     checks=(
         Check("plain", 3.6, 4.0),
         Check("plain_slope", at_least=-0.05),
-        Check("averaged", at_most=0.17),
+        Check("averaged", at_most=0.175),  # the study's 0.17, which has two digits
         Check("averaged_slope", at_most=-0.3),
-        Check("mean", at_most=0.17),
+        Check("mean", at_most=0.175),
         Check("mean_slope", at_most=-0.3),
     ),
     headline="f - f* after 10,000 steps: {plain:.2f} without averaging; {averaged:.3f} with p = 2/3 (slope "

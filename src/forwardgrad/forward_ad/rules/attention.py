@@ -14,7 +14,7 @@ No fused kernel has a forward derivative; taking P from one (by its log-sum-exp)
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,8 +151,8 @@ def dropout(shape: tuple[int, ...], group: int, p: float, device: torch.device) 
 
 def blocks(
     scores: Scores, sizes: tuple[int, ...], keys: int, itemsize: int, device: str
-) -> Iterator[tuple[slice, ...]]:
-    """Ranges of (batches, key heads, query rows) whose scores fill one block: whole batches, heads or rows."""
+) -> tuple[list[tuple[slice, slice]], list[slice]]:
+    """Ranges of (batches, key heads), and of query rows: scores of one of each fill one block."""
     batch, heads, group, length = sizes
     row = itemsize * keys * group
     room = max(1, BLOCK_BYTES.get(device, ACCELERATOR_BLOCK_BYTES) // row)
@@ -162,10 +162,8 @@ def blocks(
     nh = min(heads, max(1, room // rows))
     alone = rows < length or rows * heads * row >= ALONE_BYTES.get(device, ACCELERATOR_BLOCK_BYTES)
     nb = 1 if alone else min(batch, max(1, room // (rows * heads)))
-    for b in range(0, batch, nb):
-        for h in range(0, heads, nh):
-            for i in range(0, length, rows):
-                yield slice(b, min(b + nb, batch)), slice(h, min(h + nh, heads)), slice(i, min(i + rows, length))
+    ranges = lambda size, step: [slice(i, min(i + step, size)) for i in range(0, size, step)]
+    return [(b, h) for b in ranges(batch, nb) for h in ranges(heads, nh)], ranges(length, rows)
 
 
 def attend(
@@ -189,38 +187,40 @@ def attend(
     dy = q.new_empty(num, sizes[0], sizes[3], *sizes[1:3], v.shape[-1]).permute(0, 1, 3, 4, 2, 5)
     moves = dq is not None or dk is not None or scores.dmask is not None
     space = torch.empty(0, dtype=wide, device=q.device), torch.empty(0, dtype=wide, device=q.device)
-    for b, h, i in blocks(scores, sizes, keys, wide.itemsize, q.device.type):
-        seen = min(i.stop, keys) if scores.causal else keys
+    heads, lines = blocks(scores, sizes, keys, wide.itemsize, q.device.type)
+    for b, h in heads:
 
-        def rows(x: Tensor, b: slice = b, h: slice = h, i: slice = i) -> Tensor:
-            return x[b, h, :, i].to(wide).flatten(2, 3).flatten(0, 1)  # [n, G c, E]
+        def of(x: Tensor, b: slice = b, h: slice = h) -> Tensor:
+            return x[b, h].to(wide).flatten(0, 1)  # [n, S, E], or [n, G, L, E]
 
-        def cols(x: Tensor, b: slice = b, h: slice = h, seen: int = seen) -> Tensor:
-            return x[b, h, :seen].to(wide).flatten(0, 1)  # [n, seen, E]
+        def each(x: Tensor | None, of: Callable[[Tensor], Tensor] = of) -> list[Tensor | None]:
+            return [None if x is None else of(x[n]) for n in range(num)]
 
-        qb, kt, vb = rows(q), cols(k).mT, cols(v)
-        shape = (*q[b, h, :, i].shape[:4], seen)
-        p, w = (reuse(x, (*qb.shape[:2], seen)) for x in space)
-        torch.baddbmm(p, qb, kt, beta=0, alpha=scores.scale, out=p)
-        probabilities(p.view(shape), scores, b, h, i)
-        kept, noise = p, None
-        if scores.keep is not None:
-            noise = scores.keep[b, h, :, i, :seen].to(wide).view(p.shape)
-            kept = p * noise
-        o = torch.bmm(kept, vb)
-        y[b, h, :, i] = (o * scores.share if noise is not None else o).view(*shape[:4], -1)
-        for n in range(num):
-            if moves:
-                slope(
-                    w, qb, kt, None if dq is None else rows(dq[n]), None if dk is None else cols(dk[n]).mT, scores.scale
-                )
-                if scores.dmask is not None:
-                    w.view(shape).add_(scores.dmask[n, b, h, :, i, :seen])
-                torch.ops.aten._softmax_backward_data.out(w, p, -1, wide, grad_input=w)  # P (dS - rowsum(P dS))
-                torch.bmm(w if noise is None else w.mul_(noise), vb, out=o)
-            if dv is not None:
-                torch.baddbmm(o, kept, cols(dv[n]), beta=int(moves), out=o)
-            dy[n, b, h, :, i] = (o.mul_(scores.share) if noise is not None else o).view(*shape[:4], -1)
+        qs, ks, vs, dqs, dks, dvs = of(q), of(k), of(v), each(dq), each(dk), each(dv)
+        for i in lines:
+            seen = min(i.stop, keys) if scores.causal else keys
+            qb, kt, vb = qs[:, :, i].flatten(1, 2), ks[:, :seen].mT, vs[:, :seen]  # qb: [n, G c, E]
+            shape = (b.stop - b.start, h.stop - h.start, sizes[2], i.stop - i.start, seen)
+            p, w = (reuse(x, (*qb.shape[:2], seen)) for x in space)
+            torch.baddbmm(p, qb, kt, beta=0, alpha=scores.scale, out=p)
+            probabilities(p.view(shape), scores, b, h, i)
+            kept, noise = p, None
+            if scores.keep is not None:
+                noise = scores.keep[b, h, :, i, :seen].to(wide).view(p.shape)
+                kept = p * noise
+            o = torch.bmm(kept, vb)
+            y[b, h, :, i] = (o * scores.share if noise is not None else o).view(*shape[:4], -1)
+            for n, (dqn, dkn, dvn) in enumerate(zip(dqs, dks, dvs, strict=True)):
+                if moves:
+                    dqb = None if dqn is None else dqn[:, :, i].flatten(1, 2)
+                    slope(w, qb, kt, dqb, None if dkn is None else dkn[:, :seen].mT, scores.scale)
+                    if scores.dmask is not None:
+                        w.view(shape).add_(scores.dmask[n, b, h, :, i, :seen])
+                    torch.ops.aten._softmax_backward_data.out(w, p, -1, wide, grad_input=w)  # P (dS - rowsum(P dS))
+                    torch.bmm(w if noise is None else w.mul_(noise), vb, out=o)
+                if dvn is not None:
+                    torch.baddbmm(o, kept, dvn[:, :seen], beta=int(moves), out=o)
+                dy[n, b, h, :, i] = (o.mul_(scores.share) if noise is not None else o).view(*shape[:4], -1)
     return y, dy
 
 

@@ -19,6 +19,7 @@ from forwardgrad.forward_ad.registry import rule
 from forwardgrad.tangents.kinds import Kind, RankOne
 
 Pair = tuple[Tensor, Tensor | None]
+SMALL = 1 << 16  # entries of an output whose copy takes less time than the calls that avoid it
 
 
 def add_outer(dy: Tensor | None, s: Tensor | None, a: Tensor | None, db: Tensor | None, like: Tensor) -> Tensor:
@@ -88,8 +89,9 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Pair:
         return NotImplemented
     y = F.linear(x, w, primal(bias))
     dy = None
-    if dx is not None and db is not None and dx.shape[0] == 1 and not isinstance(dw, RankOne):
-        dy, db = F.linear(dx, w, db[0]), None  # one pass less; beside an outer product it rides there for nothing
+    thin = isinstance(dw, RankOne) and y.numel() > SMALL  # then it rides beside the outer product for nothing
+    if dx is not None and db is not None and dx.shape[0] == 1 and not thin:
+        dy, db = F.linear(dx, w, db[0]), None
     elif dx is not None:
         dy = F.linear(dx, w)
     if dw is not None:
