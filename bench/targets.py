@@ -38,16 +38,17 @@ def _slopes(num_tangents: int, net: str) -> tuple[str]:
     return (f"{net}/{num_tangents}/{OURS}/slopes",)
 
 
+_TRANSFORMERS = {"gpt2": "GPT-2", "llama": "Llama", "bert": "BERT"}
 _DEPTHS = tuple(f"{depth}/{OURS}, K = 1" for depth in (6, 12, 24, 48))
-_LOW = tuple(f"{net}/{at}/{k}/{OURS}" for net in ("gpt2", "llama", "bert") for at in ("bfloat16", "autocast")
+_LOW = tuple(f"{net}/{at}/{k}/{OURS}" for net in _TRANSFORMERS for at in ("bfloat16", "autocast")
              for k in (1, 8))  # fmt: skip
 _NETS = ("gpt2", "llama", "bert", "lora", "mlp", "resnet", "tiny")
 
 TARGETS = (
-    *(Target(f"K = 1, {net}, forward passes", "speed", _slopes(1, net), 2.2) for net in ("gpt2", "llama", "bert")),
+    *(Target(f"K = 1, {name}, forward passes", "speed", _slopes(1, net), 2.2) for net, name in _TRANSFORMERS.items()),
     Target("K = 1, MLP, forward passes", "speed", _slopes(1, "mlp"), 2.1),
     Target("K = 1, convolutions, forward passes", "speed", _slopes(1, "resnet"), 2.4),
-    *(Target(f"K = 8, {net}, forward passes", "speed", _slopes(8, net), 10.2) for net in ("gpt2", "llama", "bert")),
+    *(Target(f"K = 8, {name}, forward passes", "speed", _slopes(8, net), 10.2) for net, name in _TRANSFORMERS.items()),
     Target("K = 8, MLP, forward passes", "speed", _slopes(8, "mlp"), 9.6),
     Target("K = 8, convolutions, forward passes", "speed", _slopes(8, "resnet"), 9.8),
     Target("K = 1, LoRA, forward passes", "speed", _slopes(1, "lora"), 2.15),
