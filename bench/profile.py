@@ -55,7 +55,7 @@ def shares(work: Callable[[], object], repetitions: int) -> dict[str, float]:
         repetitions: of it, under the profiler.
     """
     work()
-    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profile:
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU], acc_events=True) as profile:
         start = time.perf_counter()
         for _ in range(repetitions):
             work()
