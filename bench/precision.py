@@ -24,10 +24,11 @@ from bench.draws import Factors, rank_one, trainable, written_out
 from bench.nets import NETS, Net
 from bench.ours import as_tangents
 from bench.rivals import Objective, stock
+from bench.targets import OURS
 from forwardgrad.module import ModuleObjective
 
 SLOPES = 64  # of each net, precision and K
-OURS, STOCK, BACKPROP = "fg.ForwardGradient", "torch.func.jvp", "backprop, contracted"
+STOCK, BACKPROP = "torch.func.jvp", "backprop, contracted"
 APART = "ours from backprop's"
 
 

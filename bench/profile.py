@@ -10,7 +10,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
-from itertools import count
 from typing import Any
 
 import torch
@@ -22,11 +21,11 @@ import forwardgrad as fg
 from bench import record
 from bench.draws import rank_one, trainable
 from bench.nets import NETS, Net
-from bench.ours import as_tangents
+from bench.ours import as_tangents, gradients
 from bench.speed import FORWARD, forward_of
 from bench.targets import OURS
 from bench.timing import interleaved
-from forwardgrad.forward_ad import push_forward
+from forwardgrad.diagnosis import traced
 from forwardgrad.forward_ad.dual import Trace
 from forwardgrad.module import ModuleObjective
 
@@ -35,16 +34,15 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     "matrix products": ("addmm", "mm", "bmm", "baddbmm", "addbmm", "mv", "addmv", "dot"),
     "convolutions": ("mkldnn_convolution", "thnn_conv2d", "_slow_conv2d_forward", "convolution"),
     "attention and softmax": ("_scaled_dot_product_flash_attention_for_cpu", "_softmax", "_log_softmax", "exp"),
-    "copies": ("copy_", "cat", "clone", "index_select", "fill_", "zero_", "expand_copy"),
+    "copies": ("copy", "cat", "clone", "index_select", "fill", "zero", "expand_copy"),
 }
 OTHERS = "other arithmetic"
 
 
 def kind_of(operation: str) -> str:
     """The kind of an operation, by the profiler's name for it."""
-    name = operation.removeprefix("aten::")
-    bare = name.removesuffix("_") if name not in _KINDS["copies"] else name
-    return next((kind for kind, names in _KINDS.items() if bare in names), OTHERS)
+    name = operation.removeprefix("aten::").removesuffix("_")
+    return next((kind for kind, names in _KINDS.items() if name in names), OTHERS)
 
 
 def shares(work: Callable[[], object], repetitions: int) -> dict[str, float]:
@@ -70,26 +68,14 @@ def shares(work: Callable[[], object], repetitions: int) -> dict[str, float]:
 
 def diary(net: Net, num_tangents: int) -> Trace:
     """What a push of K tangents had no rule for, and how many tangents it wrote out."""
-    objective = ModuleObjective(net.model, net.loss_fn, *net.batch)
-
-    def run(duals: Mapping[str, torch.Tensor]) -> Any:
-        with objective.slots.swapped(duals):
-            return net.loss_fn(net.model, *net.batch)
-
     tangents = as_tangents(rank_one(trainable(net.model), num_tangents, 0))
     with torch.no_grad():
-        return push_forward(run, objective.params, dict(tangents)).trace
+        return traced(ModuleObjective(net.model, net.loss_fn, *net.batch), tangents).trace
 
 
 def profiled(net: Net, num_tangents: int, rounds: int) -> dict[str, dict[str, float]]:
     """Forward pass and forward gradient -> kind -> forward passes."""
-    steps = count()
-    method = fg.ForwardGradient(num_tangents)
-
-    def gradient() -> None:
-        net.model.zero_grad(set_to_none=True)
-        fg.backward(method, net.model, net.loss_fn, *net.batch, key=fg.Key(0, next(steps)))
-
+    gradient = gradients(net, fg.ForwardGradient(num_tangents))
     works: dict[str, Callable[[], object]] = {FORWARD: forward_of(net), OURS: gradient}
     timings = interleaved(works, rounds)
     unit = timings[FORWARD].seconds

@@ -94,7 +94,7 @@ def doctor(
             tangents = objective.admit(sampler("rademacher")(objective.params, 1, key))
             slopes = objective.push(objective.params, tangents)
             reaching(tangents, slopes.reached)
-            pushed = _traced(objective, tangents)
+            pushed = traced(objective, tangents)
             against, error = _compare(objective, tangents, float(slopes.slopes[0]))
     except ForwardGradError as trouble:
         what = f"{trouble.needs}; found {trouble.found}"
@@ -109,8 +109,14 @@ def doctor(
     return Report(tuple(findings), against, error)
 
 
-def _traced(objective: ModuleObjective, tangents: Any) -> Pushed:
-    with objective._evaluation():  # the same pass again, for its diary
+def traced(objective: ModuleObjective, tangents: Any) -> Pushed:
+    """A push with its diary, which `ModuleObjective.push` does not hand out.
+
+    Args:
+        objective: what to push through.
+        tangents: by parameter name.
+    """
+    with objective._evaluation():
         return push_forward(
             lambda duals: _run(objective, duals),
             dict(objective.params),

@@ -62,38 +62,23 @@ def descended(setting: Setting, seed: int, slope: fg.Jvp | fg.SplitDirections) -
 def _rank(rank: int, setting: Setting, seed: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=setting.processes)
-    with _Wire() as wire:
+    sent: list[int] = []
+    places = {"all_gather": 1, "all_reduce": 0, "broadcast": 0}  # of what this process hands over
+    counting: dict[str, Any] = {name: _counted(getattr(dist, name), place, sent) for name, place in places.items()}
+    with mock.patch.multiple(dist, **counting):
         hyper = descended(setting, seed, fg.SplitDirections())
-    torch.save((hyper, wire.sent), f"{folder}/{rank}.pt")
+    torch.save((hyper, sum(sent)), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
-class _Wire:
-    """Counts the bytes of what this process hands to any collective."""
+def _counted(collective: Callable[..., Any], place: int, sent: list[int]) -> Callable[..., Any]:
+    """The collective, which notes the bytes of its argument at that place."""
 
-    def __init__(self) -> None:
-        self.sent = 0
-        self._patches = [
-            mock.patch.object(dist, "all_gather", self._counted(dist.all_gather, place=1)),
-            mock.patch.object(dist, "all_reduce", self._counted(dist.all_reduce, place=0)),
-            mock.patch.object(dist, "broadcast", self._counted(dist.broadcast, place=0)),
-        ]
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        sent.append(args[place].nbytes)
+        return collective(*args, **kwargs)
 
-    def __enter__(self) -> _Wire:
-        for patch in self._patches:
-            patch.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for patch in self._patches:
-            patch.stop()
-
-    def _counted(self, collective: Callable[..., Any], place: int) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            self.sent += args[place].nbytes
-            return collective(*args, **kwargs)
-
-        return counted
+    return counted
 
 
 def draw(record: ClaimRecord) -> Figure:

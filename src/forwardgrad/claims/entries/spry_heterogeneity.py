@@ -50,7 +50,8 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
         optimizer.zero_grad()
         cross_entropy(net, images, labels).backward()
         optimizer.step()
-    gradient = lambda rows: _flat(ModuleObjective(net, cross_entropy, images[rows], labels[rows]))
+    on = lambda rows: ModuleObjective(net, cross_entropy, images[rows], labels[rows])
+    gradient = lambda rows: _flat(on(rows))
     pooled = gradient(torch.arange(len(labels)))
     names = list(pooled)
     figures: dict[str, float] = {}
@@ -70,7 +71,6 @@ def experiment(setting: Setting, seed: int, tell: Tell) -> Finding:
     figures["least_growth"] = min(b / a for a, b in pairwise(biases))
     figures["alike"] = _distance(expected([pooled] * setting.clients, [1] * setting.clients, names, 0), pooled)
     rule, key = Spry(setting.clients, fg.ForwardGradient(setting.tangents, chunk_size=64)), fg.Key(seed)
-    on = lambda rows: ModuleObjective(net, cross_entropy, images[rows], labels[rows])
     f = on(torch.arange(setting.looked_at))
     figures["law"] = _law(dict(rule(f, f.params, key=key).grad), [_flat(f)] * setting.clients, setting)
     rows = dirichlet_partition(labels, setting.clients, setting.alphas[-1], seed)
