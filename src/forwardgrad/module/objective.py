@@ -6,6 +6,7 @@ import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from forwardgrad.errors import InputError, RungError
 from forwardgrad.forward_ad import push_forward
 from forwardgrad.forward_ad.shift import Shifted
+from forwardgrad.forward_ad.whole import Taken, taking, wholes
 from forwardgrad.module.admission import admit_batch, admit_model, unwrapped
 from forwardgrad.module.replay import Buffers, Randomness, Replay, forget_duals
 from forwardgrad.module.slots import Slots
@@ -61,6 +63,11 @@ class ModuleObjective:
         self._replay: Replay | None = None
         self._first: Buffers | None = None
 
+    @cached_property
+    def _wholes(self) -> list[Taken]:
+        """The layers that a push takes whole; a hook that somebody hangs onto one of them is called as ever."""
+        return wholes(self.modules)
+
     def __repr__(self) -> str:
         return f"ModuleObjective({type(self.model).__name__}, {len(self.params)} parameters)"
 
@@ -83,8 +90,10 @@ class ModuleObjective:
     def push(self, params: Params, tangents: Tangents) -> Slopes:
         """(loss [], slopes [K]) in one pass."""
 
+        layers = self._wholes  # tried before anything is pushed
+
         def run(duals: Mapping[str, Tensor]) -> Any:
-            with self.slots.swapped(duals):
+            with self.slots.swapped(duals), taking(layers):
                 return judged(self.loss_fn(self.model, *self.batch))
 
         with self._evaluation():

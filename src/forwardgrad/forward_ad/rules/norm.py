@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forwardgrad.forward_ad.dual import primal, tangent
+from forwardgrad.forward_ad.dual import aligned, in_dtype, primal, tangent
 from forwardgrad.forward_ad.registry import rule
 from forwardgrad.forward_ad.rules.batch_norm import push_constant
 
@@ -163,20 +163,29 @@ def instance_norm(
 @rule(F.rms_norm, torch.rms_norm)
 def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Pair:
     r"""y = w x r with r = (mean(x^2) + eps)^-1/2, so dy_k = w r (dx_k - x^ mean(x^ dx_k)) + dw_k x^."""
-    x, w, shape = primal(input), primal(weight), list(normalized_shape)
-    y = F.rms_norm(x, shape, w, eps)
-    dims = list(range(-len(shape), 0))
-    wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    inverse = (wide.square().mean(dims, keepdim=True) + (torch.finfo(x.dtype).eps if eps is None else eps)).rsqrt_()
-    xhat = (wide * inverse).to(y.dtype)
-    inverse = inverse.to(y.dtype)
+    x, w, dims = primal(input), primal(weight), list(range(-len(normalized_shape), 0))
+    if x.shape[x.ndim - len(dims) :] != tuple(normalized_shape) or x.is_complex():
+        return NotImplemented
+    dtype = x.dtype
+    x = x.to(torch.promote_types(dtype, torch.float32))
+    mean = torch.linalg.vector_norm(x, dim=dims, keepdim=True).square_().div_(prod(normalized_shape))  # of the squares
+    inverse = mean.add_(torch.finfo(x.dtype).eps if eps is None else eps).rsqrt_()
+    xhat = x * inverse
+    y = (xhat if w is None else xhat * w).to(dtype)
+    dx, dw = tangent(input), tangent(weight)
+    if dx is None:
+        return y, None if dw is None else (xhat * aligned(dw, x.ndim)).to(dtype)
+    pushed = torch.mul(dx, inverse, out=torch.empty_like(dx, dtype=x.dtype))
+    for k, v in enumerate(pushed):  # now r dx_k
+        v.addcmul_(xhat, inner(xhat, v, len(dims)), value=-1 / prod(normalized_shape))
+        if w is not None:
+            v.mul_(w)
+        if dw is not None:
+            v.addcmul_(xhat, dw[k].to(v.dtype))
+    return y, in_dtype(pushed, dtype)
 
-    def jacobian(v: Tensor) -> Tensor:
-        v = v * inverse
-        along = (v * xhat).mean(dims, keepdim=True)
-        return v.addcmul_(xhat, along, value=-1)
 
-    def normalised(scale: Tensor | None, shift: Tensor | None) -> Tensor:
-        return xhat if scale is None else xhat * scale
-
-    return y, push_affine(jacobian, normalised, w, tangent(input), tangent(weight), None)
+def inner(x: Tensor, z: Tensor, ndim: int) -> Tensor:
+    """<x, z> over the last `ndim` dimensions, which stay as ones: a product of rows that writes no x z."""
+    rows, size = x.shape[: x.ndim - ndim], prod(x.shape[x.ndim - ndim :])
+    return (x.reshape(-1, 1, size) @ z.reshape(-1, size, 1)).view(*rows, *(1,) * ndim)
