@@ -63,6 +63,9 @@ def cross_entropy(
     classes, by_class = z.shape[1], target.shape == z.shape and target.dtype.is_floating_point
     if (not by_class and target.shape != (z.shape[0], *z.shape[2:])) or z.numel() == 0:
         return NotImplemented  # stock says what is wrong
+    step = rows_in_block(z, wide)
+    if not by_class and not label_smoothing and reduction != NONE and z.ndim == 2 and z.shape[0] <= step:
+        return in_one_block(z, dz, target, weight, reduction, ignore_index, wide)
     rows: tuple[Tensor, ...]
     if by_class:
         judge, rows = partial(from_probabilities, weight=weight, smoothing=label_smoothing), (z, target)
@@ -74,7 +77,6 @@ def cross_entropy(
         counted, rows = shares.sum(), (z, target, shares, valid)
     losses: list[Tensor] = []
     slopes: list[Tensor] = []
-    step = rows_in_block(z, wide)
     for (logits, *labels), (moved,) in zip(blocks(rows, 0, step), blocks((dz,), 1, step), strict=True):
         loss, e = judge(torch.log_softmax(logits, 1, wide), *labels)
         if reduction == NONE:
@@ -90,6 +92,28 @@ def cross_entropy(
     if reduction == MEAN:
         y, dy = y / counted, dy / counted
     return in_dtype(y, z.dtype), in_dtype(dy, z.dtype)
+
+
+def in_one_block(
+    z: Tensor, dz: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, wide: torch.dtype
+) -> Pair:
+    """The loss of few rows and classes by index, where calling takes longer than computing: e by backward kernels.
+
+    Args:
+        z: [N, C] logits.
+        dz: [K, N, C].
+        target: [N] classes.
+        weight: [C] or None.
+        reduction: MEAN or SUM.
+        ignore_index: the target of rows that do not count.
+        wide: what to compute in.
+    """
+    logp = torch.log_softmax(z, 1, wide)
+    how = (target, None if weight is None else weight.to(wide), reduction, ignore_index)
+    y, counted = aten.nll_loss_forward.default(logp, *how)
+    e = aten.nll_loss_backward.default(torch.ones_like(y), logp, *how, counted)
+    e = torch._log_softmax_backward_data(e, logp, 1, wide)
+    return in_dtype(y, z.dtype), in_dtype(contract(e, dz), z.dtype)
 
 
 def total(parts: list[Tensor]) -> Tensor:
