@@ -227,6 +227,16 @@ def test_hooks_are_called_and_nothing_stays_behind() -> None:
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
+def test_a_trial_is_not_seen_by_hooks() -> None:
+    AGREE.clear()
+    model, seen = adapted(), []
+    handles = [m.register_forward_hook(lambda *_: seen.append(1)) for m in model.first.modules()]
+    assert len(wholes([model.first])) == 0 and not seen
+    for handle in handles:
+        handle.remove()
+    assert len(wholes([model.first])) == 1
+
+
 def test_a_trial_draws_nothing_from_the_process() -> None:
     AGREE.clear()
     state = torch.get_rng_state()

@@ -34,11 +34,8 @@ def whole(name: str) -> Callable[[Short], Short]:
     return register
 
 
-def short_of(kind: type[nn.Module]) -> Short | None:
-    """The shorter way of a class of layers; None where there is none."""
-    return _named(f"{kind.__module__}.{kind.__qualname__}")
-
-
 @lru_cache(maxsize=1024)
-def _named(name: str) -> Short | None:
+def short_of(kind: Any) -> Short | None:
+    """The shorter way of a class of layers; None where there is none."""
+    name = f"{kind.__module__}.{kind.__qualname__}"
     return next((short for pattern, short in SHORTS.items() if pattern.fullmatch(name)), None)

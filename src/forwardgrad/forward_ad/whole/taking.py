@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from forwardgrad.forward_ad.whole.table import Short, short_of
 
@@ -72,7 +73,9 @@ def agrees(taken: Taken) -> bool:
 
 @torch.no_grad()
 def _tried(layer: nn.Module, short: Short) -> bool | None:
-    """What a trial says; None where this layer, as it stands, is not the plain case."""
+    """What a trial says; None where this layer, as it stands, is not the plain case or somebody watches it."""
+    if _has_any_global_hook() or any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules()):
+        return None
     weights = [p for p in layer.parameters() if p.is_floating_point()]
     like = min(weights, key=Tensor.numel) if weights else torch.empty(64)
     draw = torch.Generator().manual_seed(0)
