@@ -12,7 +12,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 # (layer, x) -> what the layer's own forward gives, or NotImplemented where this layer is not the plain case.
 Short = Callable[[Any, Tensor], Any]

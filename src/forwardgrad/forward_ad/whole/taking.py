@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -25,13 +25,15 @@ class Taken(NamedTuple):
     short: Short
 
 
-def wholes(modules: Iterable[nn.Module]) -> list[Taken]:
+def wholes(modules: Sequence[nn.Module]) -> list[Taken]:
     """The layers among these that have a shorter way with the same value.
 
     Args:
         modules: of a model; each class is tried once, on two rows of its own.
     """
-    found = [Taken(m, short) for m in modules if (short := short_of(type(m))) and "forward" not in m.__dict__]
+    kinds: list[Any] = [type(m) for m in modules]
+    shorts = zip(modules, map(short_of, kinds), strict=True)
+    found = [Taken(m, short) for m, short in shorts if short is not None and "forward" not in m.__dict__]
     return [taken for taken in found if agrees(taken)]
 
 
