@@ -24,6 +24,8 @@ NORMS = [
     "mistral.modeling_mistral.MistralRMSNorm",
     "qwen2.modeling_qwen2.Qwen2RMSNorm",
     "phi3.modeling_phi3.Phi3RMSNorm",
+    "gemma.modeling_gemma.GemmaRMSNorm",
+    "gemma3.modeling_gemma3.Gemma3RMSNorm",
 ]
 
 RANK_ONE = RankOneRademacher()
@@ -88,9 +90,34 @@ def test_a_norm_that_rounds_to_float32_is_followed_in_float64() -> None:
     assert torch.equal(whole[1], own[1])
 
 
+@pytest.mark.parametrize("path", [NORMS[0], NORMS[4]])
+def test_norms_in_bfloat16(path: str) -> None:
+    torch.manual_seed(0)
+    norm = found(f"transformers.models.{path}")(64)
+    nn.init.normal_(norm.weight)
+    x = torch.randn(32, 64)
+    exact, _, taken = both(nn.Sequential(norm), x)
+    low, _, _ = both(nn.Sequential(norm.bfloat16()), x.bfloat16())
+    assert taken == 1
+    assert float((low[1].float() - exact[1]).norm() / exact[1].norm()) < 0.01
+
+
 def test_a_norm_of_another_formula_is_not_taken() -> None:
-    norm = found("transformers.models.gemma.modeling_gemma.GemmaRMSNorm")(16)
-    assert not wholes([norm])
+    stock = found(f"transformers.models.{NORMS[0]}")
+    other = type("OtherRMSNorm", (stock,), {"forward": lambda self, x: stock.forward(self, x) * self.weight})
+    other.__module__ = stock.__module__
+    assert wholes([stock(16)]) and not wholes([other(16)])
+
+
+def test_bloom_whose_activation_has_no_jvp() -> None:
+    torch.manual_seed(0)
+    act = found("transformers.models.bloom.modeling_bloom.BloomGelu")()
+    model = nn.Sequential(nn.Linear(5, 64), act, nn.Linear(64, 3)).double()
+    objective = fg.ModuleObjective(model, lambda m, x: m(x).square().sum(), x := torch.randn(7, 5).double())
+    v = RANK_ONE(objective.params, 3, Key(0, 0))
+    with torch.no_grad():
+        slopes = objective.push(objective.params, v).slopes
+    torch.testing.assert_close(slopes, oracle(model, x, v), rtol=1e-6, atol=1e-6)  # it has eight digits of sqrt(2/pi)
 
 
 def test_a_class_that_computes_something_else_by_that_name_is_not_taken() -> None:

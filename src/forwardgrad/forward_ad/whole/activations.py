@@ -9,8 +9,12 @@ from forwardgrad.forward_ad.whole.table import whole
 
 
 @whole(r"transformers\.activations\.(NewGELU|FastGELU|AccurateGELU)Activation")
+@whole(r"transformers\.models\.bloom\.modeling_bloom\.BloomGelu")
 def gelu_by_tanh(layer: nn.Module, x: Tensor) -> Tensor:
-    r"""x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's and its descendants'."""
+    r"""x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), GPT-2's and its descendants'.
+
+    BLOOM's is an autograd.Function of its own without a `jvp`, through which no tangent could pass.
+    """
     return F.gelu(x, approximate="tanh")
 
 
