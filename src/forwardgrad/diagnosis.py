@@ -118,16 +118,11 @@ def traced(objective: ModuleObjective, tangents: Any) -> Pushed:
     """
     with objective._evaluation():
         return push_forward(
-            lambda duals: _run(objective, duals),
+            objective.followed(),
             dict(objective.params),
             dict(tangents),
             locate=objective.locate,
         )
-
-
-def _run(objective: ModuleObjective, values: Any) -> Any:
-    with objective.slots.swapped(values):
-        return objective.loss_fn(objective.model, *objective.batch)
 
 
 def _findings(objective: ModuleObjective, pushed: Pushed) -> Iterable[Finding]:

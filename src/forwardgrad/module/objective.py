@@ -90,16 +90,11 @@ class ModuleObjective:
     def push(self, params: Params, tangents: Tangents) -> Slopes:
         """(loss [], slopes [K]) in one pass."""
 
-        layers = self._wholes  # tried before anything is pushed
-
-        def run(duals: Mapping[str, Tensor]) -> Any:
-            with self.slots.swapped(duals), taking(layers):
-                return judged(self.loss_fn(self.model, *self.batch))
-
+        loss_of = self.followed()
         with self._evaluation():
             try:
                 value, slopes, aux, trace, reached = push_forward(
-                    run, params, tangents, strict=self.strict, locate=self.locate
+                    lambda duals: judged(loss_of(duals)), params, tangents, strict=self.strict, locate=self.locate
                 )
                 kept = weakref.ref(trace)
                 del trace
@@ -110,6 +105,16 @@ class ModuleObjective:
                 forget_duals(self.modules)
         loss = scalar(value)
         return Slopes(self._average(loss), self._average(slopes.reshape(tangents.num_tangents)), aux, reached)
+
+    def followed(self) -> Callable[[Mapping[str, Tensor]], Any]:
+        """What a push runs: parameters -> what the loss function returns, with some layers taken whole."""
+        layers = self._wholes  # tried before anything is pushed
+
+        def run(duals: Mapping[str, Tensor]) -> Any:
+            with self.slots.swapped(duals), taking(layers):
+                return self.loss_fn(self.model, *self.batch)
+
+        return run
 
     def admit(self, tangents: Tangents) -> Tangents:
         """Zero tangents for the padding rows of embeddings, whose gradient is zero by definition.
