@@ -54,7 +54,6 @@ unary(torch.sigmoid, lambda g, x, y: aten.sigmoid_backward(g, y), *_names("sigmo
 unary(torch.abs, lambda g, x, y: g * x.sgn(), *_names("abs"), Tensor.__abs__)
 unary(torch.square, lambda g, x, y: g * (2 * x), *_names("square"))
 unary(torch.reciprocal, lambda g, x, y: g * (-y * y), *_names("reciprocal"))
-unary(torch.relu, lambda g, x, y: aten.threshold_backward(g, y, 0), Tensor.relu)
 
 
 @rule(torch.neg, Tensor.neg, Tensor.__neg__, torch.negative, Tensor.negative)
@@ -67,9 +66,15 @@ def sgn(input: Dual) -> Any:
     return NotImplemented if input.primal.is_complex() else input.primal.sgn()  # x / |x|, which turns with x
 
 
+@rule(torch.relu, Tensor.relu)
+def relu(input: Dual) -> Any:
+    y = torch.relu(input.primal)
+    return y, aten.threshold_backward.default(input.dense(), y, 0)  # one pass, however many tangents
+
+
 @rule(F.relu)
-def relu(input: Dual, inplace: bool = False) -> Any:
-    return input.relu_() if inplace else RULES[torch.relu](input)
+def relu_by_name(input: Dual, inplace: bool = False) -> Any:
+    return input.relu_() if inplace else relu(input)
 
 
 @rule(F.gelu)
