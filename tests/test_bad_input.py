@@ -21,6 +21,7 @@ from forwardgrad.errors import (
     UnsupportedError,
 )
 from forwardgrad.methods import SPSA, Backprop, CheckpointedBackprop, ControlVariate, ForwardGradient
+from forwardgrad.module.admission import holds_nan
 
 EVERY = [
     ForwardGradient(2),
@@ -112,6 +113,13 @@ def test_nan_in_the_batch(method):
     refused(NonFiniteError, "batch[0]", method, model, loss_fn, x, y, match="clean or mask")
     nested = lambda m, b: loss_fn(m, b["x"], b["y"])
     refused(NonFiniteError, "batch[0]['x']", method, model, nested, {"x": x, "y": y})
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+def test_nan_is_found_in_every_dtype(dtype):
+    x = torch.tensor([torch.inf, -1.0, 0.0]).to(dtype)
+    assert not holds_nan(x) and not holds_nan(x[:0])
+    assert holds_nan(torch.tensor([torch.inf, torch.nan, 1.0]).to(dtype))
 
 
 def test_infinities_in_the_batch_are_let_through():

@@ -95,8 +95,14 @@ def admit_batch(batch: tuple[Any, ...], device: torch.device) -> None:
                 "move it",
                 f"batch{path}",
             )
-        if x.dtype.is_floating_point and x.numel() and isnan(x.max().item()):  # a NaN is above everything
+        if x.dtype.is_floating_point and holds_nan(x):
             raise NonFiniteError("a batch needs finite inputs", "NaN", "clean or mask the data", f"batch{path}")
+
+
+def holds_nan(x: Tensor) -> bool:
+    """Whether there is a NaN in x: it counts as the largest of all, and one pass finds that."""
+    wide = x if x.dtype.itemsize > 1 else x.float()  # 8-bit floats have no order
+    return x.numel() > 0 and isnan(wide.max().item())
 
 
 def leaves(batch: tuple[Any, ...]) -> list[tuple[str, Any]]:
