@@ -254,6 +254,14 @@ def test_hooks_are_called_and_nothing_stays_behind() -> None:
     assert not any("forward" in module.__dict__ for module in model.modules())
 
 
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_large_or_small_factor_of_an_adapter_passes_the_trial(factor: float) -> None:
+    AGREE.clear()
+    model = adapted().float()
+    model.first.scaling["default"] = factor
+    assert wholes([model.first])
+
+
 def test_a_trial_is_not_seen_by_hooks() -> None:
     AGREE.clear()
     model, seen = adapted(), []

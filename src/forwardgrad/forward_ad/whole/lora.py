@@ -70,7 +70,7 @@ def push_product_added(y: Tensor, h: Tensor, B: Tensor, s: float) -> tuple[Tenso
     """dy_k + [dh_k, h b_k] [s B, s a_k]^T for B_k = a_k b_k^T; [dh_k, h] [s B, s B_k]^T for any other B_k."""
     out = product_added(primal(y), primal(h), primal(B), s)
     dy, dh, dB = tangent(y), tangent(h), structure(B)
-    K = next(v.num_tangents if isinstance(v, RankOne) else v.shape[0] for v in (dy, dh, dB) if v is not None)
+    K = next(v.shape[0] if isinstance(v, Tensor) else v.num_tangents for v in (dy, dh, dB) if v is not None)
     h, B = flat(primal(h)), primal(B)
     left, right = [], []  # [K, N, *], [K, *, m]
     if dh is not None:
