@@ -41,7 +41,7 @@ def targets() -> str:
     rows = []
     for target in TARGETS:
         found = target.found(figures[target.kind])
-        verdict = "not measured" if found is None else "yes" if round(found, 3) <= target.at_most else "**no**"
+        verdict = "not measured" if found is None else "yes" if round(found, 4) <= target.at_most else "**no**"
         rows.append([target.what, f"{target.at_most:g}", "" if found is None else f"{found:.3g}", verdict])
     return table(["", "at most", "newest record", "holds"], rows)
 
