@@ -170,19 +170,20 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
     x = x.to(torch.promote_types(dtype, torch.float32))
     mean = torch.linalg.vector_norm(x, dim=dims, keepdim=True).square_().div_(prod(normalized_shape))  # of the squares
     inverse = mean.add_(torch.finfo(x.dtype).eps if eps is None else eps).rsqrt_()
-    xhat = x * inverse
-    y = (xhat if w is None else xhat * w).to(dtype)
-    dx, dw = tangent(input), tangent(weight)
+    xhat, dx, dw = x * inverse, tangent(input), tangent(weight)
     if dx is None:
-        return y, None if dw is None else (xhat * aligned(dw, x.ndim)).to(dtype)
-    pushed = torch.mul(dx, inverse, out=torch.empty_like(dx, dtype=x.dtype))
-    for k, v in enumerate(pushed):  # now r dx_k
-        v.addcmul_(xhat, inner(xhat, v, len(dims)), value=-1 / prod(normalized_shape))
-        if w is not None:
-            v.mul_(w)
-        if dw is not None:
-            v.addcmul_(xhat, dw[k].to(v.dtype))
-    return y, in_dtype(pushed, dtype)
+        dy = None if dw is None else (xhat * aligned(dw, x.ndim)).to(dtype)
+    else:
+        dy = torch.mul(dx, inverse, out=torch.empty_like(dx, dtype=x.dtype))
+        for k, v in enumerate(dy):  # now r dx_k
+            v.addcmul_(xhat, inner(xhat, v, len(dims)), value=-1 / prod(normalized_shape))
+            if w is not None:
+                v.mul_(w)
+            if dw is not None:
+                v.addcmul_(xhat, dw[k].to(v.dtype))
+        dy = in_dtype(dy, dtype)
+    y = xhat if w is None else xhat.mul_(w)
+    return in_dtype(y, dtype), dy
 
 
 def inner(x: Tensor, z: Tensor, ndim: int) -> Tensor:
