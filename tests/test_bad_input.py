@@ -115,7 +115,7 @@ def test_nan_in_the_batch(method):
     refused(NonFiniteError, "batch[0]['x']", method, model, nested, {"x": x, "y": y})
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2], ids=str)
 def test_nan_is_found_in_every_dtype(dtype):
     x = torch.tensor([torch.inf, -1.0, 0.0]).to(dtype)
     assert not holds_nan(x) and not holds_nan(x[:0])

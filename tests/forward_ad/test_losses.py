@@ -21,9 +21,11 @@ def spread(y: Tensor) -> Tensor:
     return (y * torch.arange(1, y.numel() + 1, dtype=y.dtype).view(y.shape).cos()).sum()
 
 
-@pytest.fixture(params=[1 << 20, 200], ids=["one block", "many blocks"])
+@pytest.fixture(params=[(1 << 20, 1 << 14), (1 << 20, 0), (200, 0)], ids=["few", "one block", "many blocks"])
 def block(request, monkeypatch):
-    monkeypatch.setitem(losses.BLOCK_BYTES, "cpu", request.param)
+    size, few = request.param
+    monkeypatch.setitem(losses.BLOCK_BYTES, "cpu", size)
+    monkeypatch.setattr(losses, "FEW", few)
 
 
 @DTYPES

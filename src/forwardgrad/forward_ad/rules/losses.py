@@ -35,6 +35,7 @@ NONE, MEAN, SUM = 0, 1, 2  # PyTorch's own codes of reduction
 # Rows are taken until their log-probabilities fill this: they stay in a core's cache between their three uses.
 BLOCK_BYTES = {"cpu": 1 << 20}
 ACCELERATOR_BLOCK_BYTES = 64 << 20
+FEW = 1 << 14  # logits for which calling takes longer than computing, and two more tensors of their size are nothing
 
 
 def contract(e: Tensor, dx: Tensor) -> Tensor:
@@ -63,9 +64,8 @@ def cross_entropy(
     classes, by_class = z.shape[1], target.shape == z.shape and target.dtype.is_floating_point
     if (not by_class and target.shape != (z.shape[0], *z.shape[2:])) or z.numel() == 0:
         return NotImplemented  # stock says what is wrong
-    step = rows_in_block(z, wide)
-    if not by_class and not label_smoothing and reduction != NONE and z.ndim == 2 and z.shape[0] <= step:
-        return in_one_block(z, dz, target, weight, reduction, ignore_index, wide)
+    if not by_class and not label_smoothing and reduction != NONE and z.ndim == 2 and z.numel() <= FEW:
+        return of_few(z, dz, target, weight, reduction, ignore_index, wide)
     rows: tuple[Tensor, ...]
     if by_class:
         judge, rows = partial(from_probabilities, weight=weight, smoothing=label_smoothing), (z, target)
@@ -77,6 +77,7 @@ def cross_entropy(
         counted, rows = shares.sum(), (z, target, shares, valid)
     losses: list[Tensor] = []
     slopes: list[Tensor] = []
+    step = rows_in_block(z, wide)
     for (logits, *labels), (moved,) in zip(blocks(rows, 0, step), blocks((dz,), 1, step), strict=True):
         loss, e = judge(torch.log_softmax(logits, 1, wide), *labels)
         if reduction == NONE:
@@ -94,10 +95,10 @@ def cross_entropy(
     return in_dtype(y, z.dtype), in_dtype(dy, z.dtype)
 
 
-def in_one_block(
+def of_few(
     z: Tensor, dz: Tensor, target: Tensor, weight: Tensor | None, reduction: int, ignore_index: int, wide: torch.dtype
 ) -> Pair:
-    """The loss of few rows and classes by index, where calling takes longer than computing: e by backward kernels.
+    """The loss of few logits by class indices, in as few calls as can be: e by PyTorch's backward kernels.
 
     Args:
         z: [N, C] logits.
