@@ -24,6 +24,7 @@ NORMS = [
     "mistral.modeling_mistral.MistralRMSNorm",
     "qwen2.modeling_qwen2.Qwen2RMSNorm",
     "phi3.modeling_phi3.Phi3RMSNorm",
+    "t5.modeling_t5.T5LayerNorm",
     "gemma.modeling_gemma.GemmaRMSNorm",
     "gemma3.modeling_gemma3.Gemma3RMSNorm",
 ]
@@ -90,7 +91,7 @@ def test_a_norm_that_rounds_to_float32_is_followed_in_float64() -> None:
     assert torch.equal(whole[1], own[1])
 
 
-@pytest.mark.parametrize("path", [NORMS[0], NORMS[4]])
+@pytest.mark.parametrize("path", [NORMS[0], NORMS[4], NORMS[5]])
 def test_norms_in_bfloat16(path: str) -> None:
     torch.manual_seed(0)
     norm = found(f"transformers.models.{path}")(64)

@@ -1,4 +1,4 @@
-"""Root-mean-square norms of Hugging Face's models (Llama, Mistral, Qwen, ...), by PyTorch's own."""
+"""Root-mean-square norms of Hugging Face's models (Llama, Mistral, Qwen, T5, ...), by PyTorch's own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from forwardgrad.forward_ad.whole.table import whole
 
 
-@whole(r"transformers\.models\..*RMSNorm")
+@whole(r"transformers\.models\..*(RMSNorm|T5LayerNorm)")
 def rms_norm(layer: Any, x: Tensor) -> Any:
     r"""w x / sqrt(mean(x^2) + eps), or (1 + w) x / sqrt(mean(x^2) + eps) in Gemma and its kin.
 
