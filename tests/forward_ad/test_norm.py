@@ -146,3 +146,10 @@ def test_half_precision_under_autocast(norm, k):
     with torch.autocast("cpu", torch.bfloat16):
         pushed = push_forward(lambda p: loss(p, True), params, v)
     torch.testing.assert_close(pushed.slopes, exact.slopes, rtol=0.05, atol=0.15)
+
+
+@pytest.mark.parametrize("weight", [torch.ones(1), torch.ones(3, 1)], ids=["one", "a column"])
+def test_a_weight_that_would_broadcast_is_refused_as_pytorch_refuses_it(weight):
+    x = torch.randn(3, 4)
+    with pytest.raises(RuntimeError, match="weight"):
+        push_forward(lambda p: F.rms_norm(p["x"], (4,), weight).sum(), {"x": x}, {"x": torch.randn(2, 3, 4)})

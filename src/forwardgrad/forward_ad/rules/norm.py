@@ -163,12 +163,13 @@ def instance_norm(
 @rule(F.rms_norm, torch.rms_norm)
 def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, eps: float | None = None) -> Pair:
     r"""y = w x r with r = (mean(x^2) + eps)^-1/2, so dy_k = w r (dx_k - x^ mean(x^ dx_k)) + dw_k x^."""
-    x, w, dims = primal(input), primal(weight), list(range(-len(normalized_shape), 0))
-    if x.shape[x.ndim - len(dims) :] != tuple(normalized_shape) or x.is_complex():
-        return NotImplemented
-    dtype = x.dtype
+    x, w, shape = primal(input), primal(weight), tuple(normalized_shape)
+    dims = list(range(-len(shape), 0))
+    if x.shape[x.ndim - len(dims) :] != shape or (w is not None and w.shape != shape) or x.is_complex():
+        return NotImplemented  # stock says what is wrong
+    dtype = F.rms_norm(x, shape, w, eps).dtype if torch._C._is_any_autocast_enabled() else x.dtype
     x = x.to(torch.promote_types(dtype, torch.float32))
-    mean = torch.linalg.vector_norm(x, dim=dims, keepdim=True).square_().div_(prod(normalized_shape))  # of the squares
+    mean = torch.linalg.vector_norm(x, dim=dims, keepdim=True).square_().div_(prod(shape))  # of the squares
     inverse = mean.add_(torch.finfo(x.dtype).eps if eps is None else eps).rsqrt_()
     xhat, dx, dw = x * inverse, tangent(input), tangent(weight)
     if dx is None:
@@ -176,7 +177,7 @@ def rms_norm(input: Any, normalized_shape: Sequence[int], weight: Any = None, ep
     else:
         dy = torch.mul(dx, inverse, out=torch.empty_like(dx, dtype=x.dtype))
         for k, v in enumerate(dy):  # now r dx_k
-            v.addcmul_(xhat, inner(xhat, v, len(dims)), value=-1 / prod(normalized_shape))
+            v.addcmul_(xhat, inner(xhat, v, len(dims)), value=-1 / prod(shape))
             if w is not None:
                 v.mul_(w)
             if dw is not None:
