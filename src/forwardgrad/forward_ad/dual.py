@@ -19,6 +19,7 @@ from torch import Tensor, UntypedStorage
 from torch._C._functorch import peek_interpreter_stack
 
 from forwardgrad.errors import UnsupportedError
+from forwardgrad.forward_ad.pending import Pending
 from forwardgrad.forward_ad.registry import ANSWERS, RULES
 from forwardgrad.tangents.kinds import Kind
 
@@ -53,11 +54,19 @@ class Trace:
     exits: list[Exit] = field(default_factory=list)
     parameters: dict[int, str] = field(default_factory=dict)  # storage -> parameter name: never written to
     shadows: dict[int, Shadow] = field(default_factory=dict)  # storage -> tangent of a plain tensor written to
+    pending: list[weakref.ref[Dual]] = field(default_factory=list)  # whose tangents are not multiplied yet
     refused: UnsupportedError | None = None  # said inside code that wraps errors in its own
 
     def named(self, reach: int) -> list[str]:
         """The parameter names whose bits are set in `reach`."""
         return [name for i, name in enumerate(self.names) if reach >> i & 1]
+
+    def multiply(self) -> None:
+        """Multiplies what is pending, before something is written that it may be made of."""
+        waiting, self.pending = self.pending, []
+        for ref in waiting:
+            if (dual := ref()) is not None:
+                dual.dense()
 
 
 @dataclass
@@ -81,18 +90,20 @@ class Dual(Tensor):
     """
 
     primal: Tensor
-    tangent: Tensor | Kind
+    tangent: Tensor | Kind | Pending
     reach: int
     diary: Trace  # not `trace`, which is a tensor's method
     apart = False  # a view of this, or what this views, has its tangent in other memory: no writing in place
 
     @staticmethod
-    def __new__(cls: type[Dual], primal: Tensor, tangent: Tensor | Kind, reach: int, trace: Trace) -> Dual:
+    def __new__(cls: type[Dual], primal: Tensor, tangent: Tensor | Kind | Pending, reach: int, trace: Trace) -> Dual:
         self = Tensor._make_wrapper_subclass(cls, primal.shape, dtype=primal.dtype, device=primal.device)
         self.primal = primal
         self.tangent = tangent
         self.reach = reach
         self.diary = trace
+        if type(tangent) is Pending:
+            trace.pending.append(weakref.ref(self))
         return self
 
     def dense(self) -> Tensor:
@@ -100,6 +111,9 @@ class Dual(Tensor):
         tangent = self.tangent
         if isinstance(tangent, Tensor):
             return tangent
+        if type(tangent) is Pending:
+            self.tangent = made = tangent.dense()
+            return made
         self.diary.densified += 1
         return tangent.dense()
 
@@ -239,7 +253,10 @@ def tangent(x: Any) -> Tensor | None:
 
 def structure(x: Any) -> Kind | Tensor | None:
     """The tangent as it is, dense or structured; None where there is none."""
-    return x.tangent if type(x) is Dual else None
+    if type(x) is not Dual:
+        return None
+    held = x.tangent
+    return x.dense() if isinstance(held, Pending) else held
 
 
 def in_dtype(x: Tensor, dtype: torch.dtype) -> Tensor:

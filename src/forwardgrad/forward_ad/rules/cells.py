@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forwardgrad.forward_ad.dual import Dual, Trace, primal, provenance, tangent, zeros_for
 from forwardgrad.forward_ad.registry import rule
-from forwardgrad.forward_ad.rules.linear import linear
+from forwardgrad.forward_ad.rules.linear import product
 
 Pair = tuple[Tensor, Tensor]
 State = list[Pair]  # of an LSTM h and c, else h alone; each [N, H] with tangents [K, N, H]
@@ -85,18 +85,18 @@ class Weights(NamedTuple):
 def advance(step: Step, gi: Tensor, dgi: Tensor | None, state: State, w: Weights, trace: Trace) -> State:
     """One step in time, from the input's part of the gates."""
     h, dh = state[0]
-    gh, dgh = linear(Dual(h, dh, 0, trace), w.hh, w.b_hh)
+    gh, dgh = product(Dual(h, dh, 0, trace), w.hh, w.b_hh)
     assert dgh is not None
     state = step(gi, dgi, gh, dgh, state)
     if w.hr is not None:
-        state[0] = linear(Dual(*state[0], 0, trace), w.hr)  # type: ignore[assignment]
+        state[0] = product(Dual(*state[0], 0, trace), w.hr)  # type: ignore[assignment]
     return state
 
 
 def part(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """x W^T + b and its tangent, None where no tangent comes in."""
     if any(type(t) is Dual for t in (x, weight, bias)):
-        return linear(x, weight, bias)
+        return product(x, weight, bias)
     return torch.nn.functional.linear(x, weight, bias), None
 
 

@@ -32,7 +32,9 @@ _NOT_ARITHMETIC = {
 
 
 def guard_parameter(trace: Trace, target: Any, func: Any) -> None:
-    """Refuses a write into a parameter before it happens."""
+    """Refuses a write into a parameter before it happens, and multiplies what is pending before any other."""
+    if trace.pending:
+        trace.multiply()
     if not isinstance(target, Tensor) or type(target) is Dual:
         return
     name = trace.parameters.get(target.untyped_storage()._cdata)

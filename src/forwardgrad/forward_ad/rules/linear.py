@@ -14,11 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from forwardgrad.forward_ad.dual import aligned, in_dtype, primal, structure, tangent
+from forwardgrad.forward_ad.dual import Dual, aligned, in_dtype, primal, structure, tangent
+from forwardgrad.forward_ad.pending import Factors, Pending
 from forwardgrad.forward_ad.registry import rule
 from forwardgrad.tangents.kinds import Kind, RankOne
 
 Pair = tuple[Tensor, Tensor | None]
+WIDE = 1 << 18  # entries of an output from which it pays to keep its tangents unmultiplied
 SMALL = 1 << 16  # entries of an output whose copy takes less time than the calls that avoid it
 
 
@@ -81,8 +83,26 @@ def transposed(dw: Kind | Tensor) -> Kind | Tensor:
     return dw.mT if isinstance(dw, Tensor) else dw.transpose()
 
 
+def worth_waiting(x: Tensor, w: Tensor, dw: Kind | Tensor | None) -> bool:
+    """Whether the tangents of x W^T may wait for a loss to contract them: a vocabulary's logits, say."""
+    if w.ndim != 2 or w.shape[0] < 4 * w.shape[1] or x.shape[:-1].numel() * w.shape[0] < WIDE:
+        return False
+    plain = x.dtype == w.dtype and x.dtype.itemsize >= 4 and not torch._C._is_any_autocast_enabled()
+    return plain and (dw is None or (isinstance(dw, RankOne) and dw.b.ndim == 2))
+
+
 @rule(F.linear)
-def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Pair:
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    x, w, dw = primal(input), primal(weight), structure(weight)
+    if type(input) is not Dual or not worth_waiting(x, w, dw):
+        return product(input, weight, bias)
+    y, rows, dx = F.linear(x, w, primal(bias)), x.reshape(-1, x.shape[-1]), input.dense()
+    V = dw if isinstance(dw, RankOne) else None
+    return y, Pending(Factors(rows, w, dx.reshape(len(dx), *rows.shape), V, tangent(bias)), y.shape)
+
+
+def product(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Pair:
+    """y = x W^T + b with its tangents."""
     x, w = primal(input), primal(weight)
     dx, dw, db = tangent(input), structure(weight), tangent(bias)
     if w.ndim == 1:

@@ -7,6 +7,7 @@ Cross-entropy, with c the weight that each class of each row receives (a one-hot
 .. math:: L = -\sum_{nc} c_{nc} \log p_{nc}, \qquad e_{nc} = p_{nc} \sum_j c_{nj} - c_{nc}
 
 is evaluated row block by row block: neither the log-probabilities nor e ever exist for a whole batch and vocabulary.
+Where dx_k comes out of a wide linear layer, it never exists either: see `forwardgrad.forward_ad.pending`.
 
 The Python functions in front (`F.cross_entropy`, `F.mse_loss`, ...) are followed by their own body, which settles
 legacy arguments, weights and broadcasting (see `forwardgrad.forward_ad.composite`).
@@ -24,6 +25,7 @@ from torch.nn import functional as F
 
 from forwardgrad.forward_ad.autocast import widened
 from forwardgrad.forward_ad.dual import Dual, in_dtype, primal, tangent
+from forwardgrad.forward_ad.pending import Pending
 from forwardgrad.forward_ad.registry import RULES, rule
 
 Pair = tuple[Tensor, Tensor | None]
@@ -35,6 +37,7 @@ NONE, MEAN, SUM = 0, 1, 2  # PyTorch's own codes of reduction
 # Rows are taken until their log-probabilities fill this: they stay in a core's cache between their three uses.
 BLOCK_BYTES = {"cpu": 1 << 20}
 ACCELERATOR_BLOCK_BYTES = 64 << 20
+ROWS_TOGETHER = 8  # blocks at a time where e is multiplied by a weight, which is read once for each
 FEW = 1 << 14  # logits for which calling takes longer than computing, and two more tensors of their size are nothing
 
 
@@ -57,14 +60,17 @@ def cross_entropy(
         return NotImplemented
     if isinstance(target, Dual):
         return soft_cross_entropy(input, target, weight, reduction, label_smoothing)
-    z, dz = input.primal, input.dense()
+    z, held = input.primal, input.tangent
+    factors = held.factors if isinstance(held, Pending) and z.ndim == 2 and reduction != NONE else None
+    dz = input.dense() if factors is None else factors.dx  # whose rows are the rows of z
     wide = torch.promote_types(z.dtype, torch.float32)
     if z.ndim == 1:  # one sample
         z, dz, target = z[None], dz[:, None], target[None]
     classes, by_class = z.shape[1], target.shape == z.shape and target.dtype.is_floating_point
     if (not by_class and target.shape != (z.shape[0], *z.shape[2:])) or z.numel() == 0:
         return NotImplemented  # stock says what is wrong
-    if not by_class and not label_smoothing and reduction != NONE and z.ndim == 2 and z.numel() <= FEW:
+    few = factors is None and z.ndim == 2 and z.numel() <= FEW
+    if few and not by_class and not label_smoothing and reduction != NONE:
         return of_few(z, dz, target, weight, reduction, ignore_index, wide)
     rows: tuple[Tensor, ...]
     if by_class:
@@ -77,15 +83,17 @@ def cross_entropy(
         counted, rows = shares.sum(), (z, target, shares, valid)
     losses: list[Tensor] = []
     slopes: list[Tensor] = []
-    step = rows_in_block(z, wide)
+    together = ROWS_TOGETHER if factors is not None and z.device.type == "cpu" else 1
+    step, done = rows_in_block(z, wide) * together, 0
     for (logits, *labels), (moved,) in zip(blocks(rows, 0, step), blocks((dz,), 1, step), strict=True):
         loss, e = judge(torch.log_softmax(logits, 1, wide), *labels)
         if reduction == NONE:
             losses.append(loss)
             slopes.append(torch.stack([(d * e).sum(1) for d in moved]))
-        else:
-            losses.append(loss.sum())
-            slopes.append(contract(e, moved))
+            continue
+        losses.append(loss.sum())
+        these, done = slice(done, done + len(logits)), done + len(logits)
+        slopes.append(contract(e, moved) if factors is None else factors.contracted(e, these))
     if reduction == NONE:
         shape = () if input.ndim == 1 else (z.shape[0], *z.shape[2:])
         return torch.cat(losses).to(z.dtype).reshape(shape), torch.cat(slopes, 1).to(z.dtype).reshape(-1, *shape)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from forwardgrad.forward_ad.dual import Dual, aligned, is_differentiable, primal, structure, zeros_for
+from forwardgrad.forward_ad.pending import Pending
 from forwardgrad.forward_ad.registry import rule
 from forwardgrad.tangents.kinds import Kind, RankOne
 
@@ -53,6 +54,10 @@ def reshape(x: Dual, *shape: Any, **kwargs: Any) -> Any:
     if kwargs or (shape and isinstance(shape[0], torch.dtype)):
         return NotImplemented
     y = x.primal.reshape(sizes(shape))
+    if type(x.tangent) is Pending and y._is_view() and (part := x.tangent.viewed(y.shape)) is not None:
+        out = Dual(y, part, x.reach, x.diary)
+        out.apart = x.apart
+        return out
     dx = x.dense()
     return view_of(x, y, dx.reshape(dx.shape[0], *y.shape))
 
