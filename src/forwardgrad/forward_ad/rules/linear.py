@@ -94,7 +94,8 @@ def worth_waiting(x: Tensor, w: Tensor, dw: Kind | Tensor | None) -> bool:
 @rule(F.linear)
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
     x, w, dw = primal(input), primal(weight), structure(weight)
-    if type(input) is not Dual or not worth_waiting(x, w, dw):
+    # With one tangent e W is as much work as dx W^T.
+    if type(input) is not Dual or input.diary.num_tangents == 1 or not worth_waiting(x, w, dw):
         return product(input, weight, bias)
     y, rows, dx = F.linear(x, w, primal(bias)), x.reshape(-1, x.shape[-1]), input.dense()
     V = dw if isinstance(dw, RankOne) else None
