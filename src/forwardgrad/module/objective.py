@@ -89,7 +89,6 @@ class ModuleObjective:
 
     def push(self, params: Params, tangents: Tangents) -> Slopes:
         """(loss [], slopes [K]) in one pass."""
-
         loss_of = self.followed()
         with self._evaluation():
             try:

@@ -32,6 +32,17 @@ def view_of(x: Dual, y: Tensor, dy: Tensor) -> Dual:
     return out
 
 
+def reshaped(x: Dual, y: Tensor) -> Dual:
+    """The Dual of y, which is x in another shape."""
+    held = x.tangent
+    if isinstance(held, Pending) and y._is_view() and (part := held.viewed(y.shape)) is not None:
+        out = Dual(y, part, x.reach, x.diary)
+        out.apart = x.apart
+        return out
+    dx = x.dense()
+    return view_of(x, y, dx.reshape(dx.shape[0], *y.shape))
+
+
 def part_of(x: Dual, y: Tensor, part: Kind) -> Dual:
     """The Dual of a view y of x whose tangent stays structured, and so is none."""
     out = Dual(y, part, x.reach, x.diary)
@@ -54,12 +65,7 @@ def reshape(x: Dual, *shape: Any, **kwargs: Any) -> Any:
     if kwargs or (shape and isinstance(shape[0], torch.dtype)):
         return NotImplemented
     y = x.primal.reshape(sizes(shape))
-    if type(x.tangent) is Pending and y._is_view() and (part := x.tangent.viewed(y.shape)) is not None:
-        out = Dual(y, part, x.reach, x.diary)
-        out.apart = x.apart
-        return out
-    dx = x.dense()
-    return view_of(x, y, dx.reshape(dx.shape[0], *y.shape))
+    return reshaped(x, y)
 
 
 @rule(Tensor.view_as, Tensor.reshape_as)
@@ -70,15 +76,13 @@ def view_as(x: Any, other: Tensor) -> Any:
 @rule(torch.flatten, Tensor.flatten)
 def flatten(input: Dual, start_dim: int = 0, end_dim: int = -1) -> Any:
     y = input.primal.flatten(start_dim, end_dim)
-    dx = input.dense()
-    return view_of(input, y, dx.reshape(dx.shape[0], *y.shape))
+    return reshaped(input, y)
 
 
 @rule(torch.unflatten, Tensor.unflatten)
 def unflatten(input: Dual, dim: int, sizes: Sequence[int]) -> Any:
     y = input.primal.unflatten(dim, sizes)
-    dx = input.dense()
-    return view_of(input, y, dx.reshape(dx.shape[0], *y.shape))
+    return reshaped(input, y)
 
 
 @rule(torch.permute, Tensor.permute)
@@ -127,8 +131,7 @@ def unsqueeze(input: Dual, dim: int) -> Any:
 @rule(torch.squeeze, Tensor.squeeze)
 def squeeze(input: Dual, dim: Any = None) -> Any:
     y = input.primal.squeeze() if dim is None else input.primal.squeeze(dim)
-    dx = input.dense()
-    return view_of(input, y, dx.reshape(dx.shape[0], *y.shape))
+    return reshaped(input, y)
 
 
 @rule(Tensor.expand, torch.broadcast_to, Tensor.broadcast_to)

@@ -57,8 +57,7 @@ class RankOne:
         return (a @ a.T) * (b @ b.T)
 
     def weighted_sum(self, weights: Tensor) -> FactoredGradient:
-        b = self.b if self.b.ndim == 2 else self.b.flatten(1)
-        return FactoredGradient(self.a.t(), b.t(), weights, self.shape)
+        return FactoredGradient(self.a.t(), self.b.flatten(1).t(), weights, self.shape)
 
     def dot(self, other: Tensor) -> Tensor:
         wide = torch.promote_types(self.dtype, torch.float32)
